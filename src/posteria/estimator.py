@@ -1,0 +1,345 @@
+"""Estimator: encoder + density + model, the trained thing, saved and loaded as one.
+
+On disk it is a directory with ``weights.safetensors`` and ``estimator.json``; nothing is ever unpickled.
+Loading rebuilds the parts from the JSON and checks a stored reference output.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from posteria.densities import DENSITIES
+from posteria.densities.base import Density
+from posteria.densities.symmetric import Symmetrised, permutations_of_axis
+from posteria.encoders import ENCODERS
+from posteria.encoders.base import Encoder, EncoderSpec
+from posteria.errors import CheckpointError, DataError, InputError
+from posteria.models import Model, build_model, model_to_json
+from posteria.models.log_joint import ModelLogJoint
+from posteria.posterior import Posterior
+from posteria.randomness import generator_for
+from posteria.types import ContextSpec, Dataset, ThetaDistribution
+
+FORMAT = "posteria-estimator"
+FORMAT_VERSION = 1
+WEIGHTS, DESCRIPTION = "weights.safetensors", "estimator.json"
+_REFERENCE = "reference."
+# Reference log densities may move by this much between machines (float32 sums in another order).
+_TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True)
+class Part:
+    """A registered encoder or density by name, with the JSON options of its constructor."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, part: str | Part | Mapping[str, Any]) -> Part:
+        if isinstance(part, Part):
+            return part
+        return cls(part) if isinstance(part, str) else cls(**part)
+
+
+@dataclass(frozen=True)
+class EstimatorInfo:
+    """What an estimator was trained on.
+
+    Attributes:
+        columns: (least, most) columns of x seen in training.
+        rows: (least, most) observations seen in training.
+        training: the record of its training, JSON values.
+    """
+
+    columns: tuple[int, int]
+    rows: tuple[int, int] = (64, 128)
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Estimator(nn.Module):
+    """Maps datasets to posteriors of one model.
+
+    Args:
+        model: the probabilistic model.
+        encoder, density: registered names (or :class:`Part` with options).
+        info: sizes it is meant for; ``info.columns[1]`` is the most columns that encoders with a maximum take.
+
+    Example:
+        >>> estimator = Estimator(LinearRegression(), "iterative", "full", EstimatorInfo(columns=(2, 2)))
+        >>> estimator.posterior(Dataset.of(x, y)).summary()
+    """
+
+    def __init__(self, model: Model, encoder: str | Part = "iterative", density: str | Part = "full",
+                 info: EstimatorInfo | None = None):
+        super().__init__()
+        self.model = model
+        self.info = info or EstimatorInfo(columns=(1, 100))
+        self.encoder_part, self.density_part = Part.of(encoder), Part.of(density)
+        # Encoders may run in lower precision (training sets this); likelihoods never do.
+        self.encoder_dtype: torch.dtype | None = None
+        most = self.info.columns[1]
+        correlated = DENSITIES[self.density_part.name].correlated if self.density_part.name in DENSITIES else True
+        spec = EncoderSpec(most, model.target != "none", getattr(model, "num_classes", 0), len(model.parameters),
+                           bool(model.exchangeable_axes), correlated)
+        self.encoder: Encoder = _build(ENCODERS, "encoder", self.encoder_part, spec)
+        fixed = self.info.columns[0] == most or not self.encoder.free_size
+        num_parameters = model.layout(most).size if fixed else None
+        context = ContextSpec(self.encoder.summary_dim, self.encoder.token_dim, num_parameters, self.encoder.located)
+        self.density: Density = _build_density(self.density_part, context, model)
+
+    @property
+    def fixed_size(self) -> bool:
+        """Datasets are padded to the most columns, because encoder or density has one size."""
+        return not (self.encoder.free_size and self.density.free_size)
+
+    def prepare(self, dataset: Dataset) -> Dataset:
+        """Check a dataset against the model and the sizes known, and pad it where the networks need it.
+
+        Raises:
+            DataError: too many features, or data that the model cannot have produced.
+        """
+        self.model.check(dataset)
+        columns, extra = dataset.x.shape[-1], len(self.model.extra_columns)
+        least, most = self.info.columns
+        fixed = self.fixed_size or least == most
+        if columns > most and fixed:
+            raise DataError.of("x", f"{columns - extra} features", f"at most {most - extra} features")
+        if columns < most and least == most:
+            raise DataError.of("x", f"{columns - extra} features", f"exactly {most - extra} features")
+        return dataset.padded(dataset.x.shape[1], most) if self.fixed_size and columns < most else dataset
+
+    def distribution(self, dataset: Dataset) -> ThetaDistribution:
+        """q(theta | D) for datasets as :meth:`prepare` returns them, differentiable in the weights."""
+        log_joint = ModelLogJoint(self.model, dataset)
+        autocast = nullcontext() if self.encoder_dtype is None else torch.autocast(
+            dataset.device.type, self.encoder_dtype)
+        with autocast:
+            context = self.encoder(dataset, log_joint)
+        return self.density(context)
+
+    def forward(self, dataset: Dataset) -> ThetaDistribution:
+        return self.distribution(dataset)
+
+    @torch.no_grad()
+    def posterior(self, dataset: Dataset) -> Posterior:
+        """The posterior of one or many datasets.
+
+        Raises:
+            DataError: see :meth:`prepare`.
+        """
+        was_training = self.training
+        self.eval()
+        try:
+            prepared = self.prepare(dataset.to(self.device))
+            return Posterior(self.model, prepared, self.distribution(prepared), self.info)
+        finally:
+            self.train(was_training)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    # -- saving and loading -------------------------------------------------------------------
+    def describe(self) -> dict[str, Any]:
+        """JSON description from which :meth:`load` rebuilds the parts."""
+        return {
+            "format": FORMAT, "format_version": FORMAT_VERSION, "model": model_to_json(self.model),
+            "encoder": asdict(self.encoder_part), "density": asdict(self.density_part), "info": asdict(self.info),
+            "signature": _signature(self.model, self.info.columns[1]),
+        }
+
+    def save(self, path: str | Path, reference: Dataset | None = None) -> None:
+        """Write the estimator into the directory ``path`` (made if missing), atomically per file.
+
+        Args:
+            path: directory.
+            reference: a small dataset whose posterior density is stored and checked on loading;
+                by default one simulated from the model.
+        """
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+        data = safetensors.torch.save(weights | self._reference(reference))
+        description = self.describe() | {"sha256": hashlib.sha256(data).hexdigest()}
+        write_atomically(folder / WEIGHTS, data)
+        write_atomically(folder / DESCRIPTION, json.dumps(description, indent=1).encode())
+
+    @classmethod
+    def load(cls, path: str | Path, model: Model | None = None) -> Estimator:
+        """Load what :meth:`save` wrote.
+
+        Args:
+            path: directory.
+            model: the model object, required for a user's own model (code is not stored).
+
+        Raises:
+            CheckpointError: missing, corrupt or foreign files, a model that differs from the one trained,
+                or a reference output that is not reproduced.
+        """
+        folder = Path(path)
+        description = _read_description(folder)
+        tensors = _read_weights(folder, description)
+        model = model or build_model_of(description, folder)
+        _compare_signatures(description["signature"], model, folder)
+        info = description["info"]
+        estimator = cls(model, Part.of(description["encoder"]), Part.of(description["density"]),
+                        EstimatorInfo(tuple(info["columns"]), tuple(info["rows"]), info["training"]))
+        reference = {k: tensors.pop(k) for k in list(tensors) if k.startswith(_REFERENCE)}
+        try:
+            estimator.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise CheckpointError(f"{folder / WEIGHTS}: weights do not fit the described networks: {error}") from error
+        estimator._check_reference(reference, folder)
+        return estimator.eval()
+
+    @torch.no_grad()
+    def _reference(self, dataset: Dataset | None) -> dict[str, Tensor]:
+        dataset = self.prepare((dataset or self._simulated_reference()).to(self.device))
+        posterior = self.posterior(dataset)
+        theta = posterior.sample_theta(4, generator_for(0, device=self.device))
+        stored = {"x": dataset.x, "theta": theta, "log_prob": posterior.distribution.log_prob(theta)}
+        if dataset.y is not None:
+            stored["y"] = dataset.y
+        return {_REFERENCE + k: v.cpu().contiguous() for k, v in stored.items()}
+
+    def _simulated_reference(self) -> Dataset:
+        generator, rows, columns = generator_for(1), self.info.rows[0], self.info.columns[1]
+        x = self.model.draw_inputs(2, rows, columns, generator)
+        inputs = Dataset(x, None, torch.ones(2, rows, dtype=torch.bool), torch.ones(2, columns, dtype=torch.bool))
+        theta = self.model.sample_prior(inputs, 1, generator)[:, 0]
+        return self.model.simulate(theta, inputs, generator)
+
+    @torch.no_grad()
+    def _check_reference(self, reference: Mapping[str, Tensor], folder: Path) -> None:
+        parts = {k.removeprefix(_REFERENCE): v for k, v in reference.items()}
+        dataset = Dataset.of(parts["x"], parts.get("y"))
+        log_prob = self.posterior(dataset).distribution.log_prob(parts["theta"])
+        difference = float((log_prob - parts["log_prob"]).abs().max())
+        allowed = _TOLERANCE * float(parts["log_prob"].abs().max().clamp(min=1))
+        if not difference <= allowed:
+            raise CheckpointError(
+                f"{folder}: the stored reference output is not reproduced: log densities differ by {difference:.3g} "
+                f"(allowed {allowed:.3g}); weights, code or model changed since it was saved"
+            )
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write so that a crash leaves either the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def build_model_of(description: Mapping[str, Any], folder: Path) -> Model:
+    """The registered model that a description names."""
+    named = description["model"]
+    if named.get("name") is None:
+        raise CheckpointError(f"{folder}: trained for a user's own model, whose code is not stored; "
+                              "takes Estimator.load(path, model=...)")
+    return build_model(named["name"], priors=named.get("priors"), **named.get("options", {}))
+
+
+def _build(registry: Mapping[str, Any], kind: str, part: Part, spec: Any) -> Any:
+    if part.name not in registry:
+        raise InputError.of(kind, repr(part.name), f"one of {sorted(registry)}")
+    try:
+        return registry[part.name](spec, **part.options)
+    except TypeError as error:
+        raise InputError.of(f"options of {kind} {part.name}", str(dict(part.options)), str(error)) from error
+
+
+def _build_density(part: Part, spec: ContextSpec, model: Model) -> Density:
+    options = dict(part.options)
+    symmetrise = options.pop("symmetrise", False)
+    density = _build(DENSITIES, "density", Part(part.name, options), spec)
+    if not symmetrise:
+        return density
+    if not model.exchangeable_axes:
+        raise InputError.of("symmetrise", "True", "a model with exchangeable axes (a Gaussian mixture, say)")
+    return Symmetrised(density, _Permutations(model))
+
+
+class _Permutations:
+    """Number of parameters -> permutations of the model's first exchangeable axis, for :class:`Symmetrised`."""
+
+    def __init__(self, model: Model):
+        self.model = model
+        self.known: dict[int, Tensor] = {}
+
+    def __call__(self, size: int) -> Tensor:
+        if size not in self.known:
+            layouts = (self.model.layout(n) for n in itertools.count(1 + len(self.model.extra_columns)))
+            layout = next(layout for layout in layouts if layout.size >= size)
+            self.known[size] = permutations_of_axis(layout.roles, layout.groups[self.model.exchangeable_axes[0]])
+        return self.known[size]
+
+
+def _signature(model: Model, columns: int) -> list[list[Any]]:
+    """Names, shapes and supports of the parameters: what must agree for weights to make sense."""
+    return [[b.name, list(b.shape), repr(b.parameter.support)] for b in model.layout(columns).blocks]
+
+
+def _compare_signatures(stored: list[list[Any]], model: Model, folder: Path) -> None:
+    columns = _columns_of(stored, model)
+    current = _signature(model, columns)
+    if current != stored:
+        differing = [f"{a} now {b}" for a, b in zip(stored, current, strict=False) if a != b]
+        raise CheckpointError(f"{folder}: the model differs from the one trained: "
+                              f"{differing or f'{len(stored)} blocks then, {len(current)} now'}")
+
+
+def _columns_of(stored: list[list[Any]], model: Model) -> int:
+    for parameter, (_, shape, _support) in zip(model.parameters, stored, strict=False):
+        if "features" in parameter.shape and len(shape) == len(parameter.shape):
+            return shape[parameter.shape.index("features")] + len(model.extra_columns)
+    return 1 + len(model.extra_columns)
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    path = folder / DESCRIPTION
+    try:
+        description = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file; takes a directory that Estimator.save wrote") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: not JSON ({error})") from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not an estimator of posteria")
+    if description["format_version"] > FORMAT_VERSION:
+        raise CheckpointError(f"{path}: format {description['format_version']}, newer than {FORMAT_VERSION}; "
+                              "takes a newer posteria")
+    return description
+
+
+def _read_weights(folder: Path, description: Mapping[str, Any]) -> dict[str, Tensor]:
+    path = folder / WEIGHTS
+    try:
+        data = path.read_bytes()
+        tensors = safetensors.torch.load(data)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file") from error
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: corrupt or not safetensors ({error})") from error
+    if hashlib.sha256(data).hexdigest() != description["sha256"]:
+        raise CheckpointError(f"{path}: does not belong to {DESCRIPTION} beside it (checksums differ)")
+    return tensors

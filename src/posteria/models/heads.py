@@ -1,0 +1,174 @@
+"""Observation families: how a model's outputs f(x) become a distribution of y.
+
+Each gives, beside the density, its score and a root of its (Gauss-Newton = Fisher) curvature with
+respect to the outputs. Shapes: outputs (B, S, N, K), y (B, 1, N), root (B, S, N, K, R).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, Distribution, HalfNormal, Normal, constraints
+from torch.nn import functional
+
+from posteria.errors import InputError
+from posteria.models.base import Target
+from posteria.models.parameters import Parameter
+
+Extra = Mapping[str, Tensor]  # constrained parameters of the head, each (B, S)
+
+
+class Head(ABC):
+    """An observation family.
+
+    Attributes:
+        num_outputs: K, width of the outputs it reads.
+        parameters: its own parameters (scalars), which follow the model's.
+        target: kind of y.
+    """
+
+    num_outputs: int = 1
+    num_classes: int = 0
+    parameters: tuple[Parameter, ...] = ()
+    target: Target = "real"
+
+    @abstractmethod
+    def log_prob(self, outputs: Tensor, y: Tensor, extra: Extra) -> Tensor:
+        """(B, S, N) log density of y."""
+
+    @abstractmethod
+    def score(self, outputs: Tensor, y: Tensor, extra: Extra) -> Tensor:
+        """(B, S, N, K) gradient of the log density in the outputs."""
+
+    @abstractmethod
+    def root(self, outputs: Tensor, extra: Extra) -> Tensor:
+        """(B, S, N, K, R) with root rootᵀ = Fisher information of the outputs."""
+
+    @abstractmethod
+    def distribution(self, outputs: Tensor, extra: Extra) -> Distribution:
+        """Distribution of y with batch shape (B, S, N)."""
+
+    def own_score(self, outputs: Tensor, y: Tensor, observed: Tensor, extra: Extra) -> Tensor:
+        """(B, S, H) gradient in the head's own unconstrained parameters."""
+        return outputs.new_zeros(*outputs.shape[:2], 0)
+
+    def own_curvature(self, observed: Tensor, num_draws: int) -> Tensor:
+        """(B, S, H) Fisher information of the head's own unconstrained parameters."""
+        return torch.zeros(observed.shape[0], num_draws, 0, device=observed.device)
+
+
+class GaussianHead(Head):
+    """y ~ N(f(x), noise_variance), the variance known.
+
+    Args:
+        noise_variance: positive; 0.25 in the paper.
+    """
+
+    def __init__(self, noise_variance: float = 0.25):
+        if not noise_variance > 0:
+            raise InputError.of("noise_variance", repr(noise_variance), "a positive number")
+        self.noise_variance = noise_variance
+
+    def scale(self, extra: Extra) -> Tensor | float:
+        return math.sqrt(self.noise_variance)
+
+    def log_prob(self, outputs: Tensor, y: Tensor, extra: Extra) -> Tensor:
+        scale = torch.as_tensor(self.scale(extra), dtype=outputs.dtype, device=outputs.device)
+        return -0.5 * ((y - outputs[..., 0]) / scale) ** 2 - scale.log() - 0.5 * math.log(2 * math.pi)
+
+    def score(self, outputs: Tensor, y: Tensor, extra: Extra) -> Tensor:
+        return ((y - outputs[..., 0]) / self.scale(extra) ** 2)[..., None]
+
+    def root(self, outputs: Tensor, extra: Extra) -> Tensor:
+        return (torch.ones_like(outputs[..., 0]) / self.scale(extra))[..., None, None]
+
+    def distribution(self, outputs: Tensor, extra: Extra) -> Distribution:
+        return Normal(outputs[..., 0], self.scale(extra), validate_args=False)
+
+
+class InferredNoiseHead(GaussianHead):
+    """y ~ N(f(x), noise_scale²), the scale a positive parameter with a half-normal prior."""
+
+    def __init__(self) -> None:
+        prior = HalfNormal(1.0, validate_args=False)
+        self.parameters = (Parameter("noise_scale", (), constraints.positive, prior),)
+
+    def scale(self, extra: Extra) -> Tensor:
+        return extra["noise_scale"][..., None]
+
+    def own_score(self, outputs: Tensor, y: Tensor, observed: Tensor, extra: Extra) -> Tensor:
+        squares = ((y - outputs[..., 0]) / self.scale(extra)) ** 2 - 1.0
+        return torch.where(observed[:, None], squares, 0.0).sum(-1, keepdim=True)
+
+    def own_curvature(self, observed: Tensor, num_draws: int) -> Tensor:
+        return (2.0 * observed.sum(-1))[:, None, None].expand(-1, num_draws, 1)
+
+
+class CategoricalHead(Head):
+    """y ~ softmax(f(x) / temperature).
+
+    Args:
+        classes: number of classes K, at least 2.
+        temperature: positive; 0.1 in the paper.
+        reference: fix the first class's logit at zero, so that K-1 outputs remain
+            (ordinary logistic regression); the paper has one output per class.
+    """
+
+    target: Target = "class"
+
+    def __init__(self, classes: int = 2, temperature: float = 0.1, reference: bool = False):
+        if classes < 2:
+            raise InputError.of("classes", repr(classes), "2 or more")
+        if not temperature > 0:
+            raise InputError.of("temperature", repr(temperature), "a positive number")
+        self.num_classes, self.temperature, self.reference = classes, temperature, reference
+        self.num_outputs = classes - 1 if reference else classes
+
+    def logits(self, outputs: Tensor) -> Tensor:
+        """(B, S, N, classes) logits of the outputs."""
+        if self.reference:
+            outputs = functional.pad(outputs, (1, 0))
+        return outputs / self.temperature
+
+    def log_prob(self, outputs: Tensor, y: Tensor, extra: Extra) -> Tensor:
+        if self.num_classes == 2:
+            signs = 2.0 * y - 1.0
+            return functional.logsigmoid(signs * self._contrast(outputs))
+        log_probs = self.logits(outputs).log_softmax(-1)
+        index = y.long()[..., None].expand(*log_probs.shape[:-1], 1)
+        return log_probs.gather(-1, index)[..., 0]
+
+    def score(self, outputs: Tensor, y: Tensor, extra: Extra) -> Tensor:
+        probabilities = self.logits(outputs).softmax(-1)
+        chosen = functional.one_hot(y.long(), self.num_classes).to(outputs.dtype)
+        return ((chosen - probabilities) / self.temperature)[..., self.num_classes - self.num_outputs:]
+
+    def root(self, outputs: Tensor, extra: Extra) -> Tensor:
+        # diag(p) - p pᵀ = S Sᵀ with S = diag(√p) - p √pᵀ.
+        if self.num_classes == 2:
+            p = torch.sigmoid(self._contrast(outputs))
+            half = (p * (1 - p)).sqrt() / self.temperature
+            return half[..., None, None] if self.reference else torch.stack([-half, half], -1)[..., None]
+        p = self.logits(outputs).softmax(-1)
+        root = torch.diag_embed(p.sqrt()) - p[..., :, None] * p.sqrt()[..., None, :]
+        return root[..., self.num_classes - self.num_outputs:, :] / self.temperature
+
+    def distribution(self, outputs: Tensor, extra: Extra) -> Distribution:
+        return Categorical(logits=self.logits(outputs), validate_args=False)
+
+    def _contrast(self, outputs: Tensor) -> Tensor:
+        logits = outputs[..., 0] if self.reference else outputs[..., 1] - outputs[..., 0]
+        return logits / self.temperature
+
+
+def regression_head(noise: str | float) -> GaussianHead:
+    """The head of a regression model: ``"inferred"``, or a known noise variance."""
+    if isinstance(noise, str):
+        if noise != "inferred":
+            raise InputError.of("noise", repr(noise), "'inferred' or a positive noise variance")
+        return InferredNoiseHead()
+    return GaussianHead(noise)

@@ -1,0 +1,98 @@
+"""The log joint of a model and datasets in prior-whitened parameters: all that an encoder sees of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from posteria.errors import UnsupportedError
+from posteria.models.base import Model
+from posteria.types import Dataset, Geometry
+
+# Whitened scores and curvatures larger than this say nothing more, and would overflow in float32.
+_LARGEST = 1e12
+
+
+class ModelLogJoint:
+    """Implements :class:`posteria.types.LogJoint` for any model.
+
+    theta = location + scale * z with the prior's location and scale, so that for normal priors z ~ N(0, I).
+    """
+
+    def __init__(self, model: Model, dataset: Dataset):
+        self.model, self.dataset = model, dataset
+        self.layout = model.layout_of(dataset)
+        location, scale = self.layout.prior_moments
+        self.location, self.scale = location.to(dataset.device), scale.to(dataset.device)
+        self.active = model.active(dataset)
+        self.roles = self.layout.roles.to(dataset.device)
+        self.groups: Mapping[str, Tensor] = {k: v.to(dataset.device) for k, v in self.layout.groups.items()}
+
+    def theta(self, z: Tensor) -> Tensor:
+        return self.location + self.scale * z
+
+    def score(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        self._require_likelihood()
+        log_likelihood, score = self.model.likelihood_score(self.theta(z), self.dataset)
+        prior = self._prior(z)
+        return log_likelihood + prior.log_density, self._bounded(score * self.scale + prior.score)
+
+    def geometry(self, z: Tensor) -> Geometry:
+        self._require_likelihood()
+        likelihood = self.model.likelihood_geometry(self.theta(z), self.dataset)
+        prior = self._prior(z)
+        curvature = likelihood.curvature.detach() * self.scale**2 + prior.curvature
+        curvature = torch.where(self.active[:, None], curvature, 1.0).nan_to_num(1.0, _LARGEST, 1.0)
+        return Geometry(likelihood.log_density + prior.log_density,
+                        self._bounded(likelihood.score * self.scale + prior.score), curvature.clamp(1e-3, _LARGEST))
+
+    @torch.no_grad()
+    def precision(self, z: Tensor) -> Tensor:
+        self._require_likelihood()
+        points = [self.model.likelihood_precision(self.theta(point), self.dataset) for point in z.unbind(1)]
+        likelihood = torch.stack(points).mean(0) if len(points) > 1 else points[0]
+        likelihood = (likelihood * self.scale * self.scale[:, None]).nan_to_num(0.0, _LARGEST, -_LARGEST)
+        prior = self._prior(z).curvature.mean(1)
+        both = self.active[:, :, None] & self.active[:, None, :]
+        precision = torch.where(both, likelihood, 0.0) + torch.diag_embed(torch.where(self.active, prior, 1.0))
+        return precision if self.model.curvature_is_positive else _positive(precision)
+
+    def fixed_noise(self, num: int, seed: int) -> Tensor:
+        return self.layout.fixed_noise(num, seed).to(self.scale)
+
+    def _bounded(self, score: Tensor) -> Tensor:
+        score = torch.where(self.active[:, None], score, 0.0)
+        return score.nan_to_num(0.0, _LARGEST, -_LARGEST).clamp(-_LARGEST, _LARGEST)
+
+    def _prior(self, z: Tensor) -> Geometry:
+        """Prior density, score and curvature in z; exact and free for normal priors."""
+        if self.layout.has_normal_prior:
+            log_density = -0.5 * torch.where(self.active[:, None], z**2, 0.0).sum(-1)
+            return Geometry(log_density, -z, torch.ones_like(z))
+        wanted = torch.is_grad_enabled()
+        with torch.enable_grad():
+            point = z if z.requires_grad else z.detach().requires_grad_()
+            log_density = self.layout.log_prior(self.theta(point), self.active[:, None])
+            (score,) = torch.autograd.grad(log_density.sum(), point, create_graph=True)
+            # Entrywise priors have a diagonal Hessian, which one product with ones reads off.
+            (rows,) = torch.autograd.grad(score.sum(), point, retain_graph=True)
+        if not wanted:
+            log_density, score = log_density.detach(), score.detach()
+        return Geometry(log_density, score, (-rows.detach()).clamp(min=0.05))
+
+    def _require_likelihood(self) -> None:
+        if not self.model.has_likelihood:
+            raise UnsupportedError(
+                f"encoder: iterative needs a likelihood, and {self.model.name!r} can only be simulated; "
+                "takes transformer, deepsets or gru"
+            )
+
+
+def _positive(matrix: Tensor) -> Tensor:
+    """|eigenvalues|, floored: a positive definite stand-in for an indefinite Hessian (Nocedal & Wright, 3.4)."""
+    values, vectors = torch.linalg.eigh(matrix.double())
+    floor = 1e-6 * values.abs().amax(-1, keepdim=True).clamp(min=1.0)
+    values = values.abs().maximum(floor.clamp(min=0.05))
+    return ((vectors * values[..., None, :]) @ vectors.mT).to(matrix.dtype)

@@ -1,0 +1,184 @@
+"""Neural regression and classification: one or two hidden layers, biases in the first only (as in arXiv 2502.06601)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from posteria.errors import InputError
+from posteria.models.heads import CategoricalHead, Head, regression_head
+from posteria.models.outputs import OutputModel
+from posteria.models.parameters import FEATURES, Layout, Parameter
+from posteria.types import Dataset
+
+
+class _Activation(ABC):
+    @abstractmethod
+    def __call__(self, values: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def slope(self, activations: Tensor) -> Tensor:
+        """The derivative, as a function of the activations."""
+
+
+class _Relu(_Activation):
+    def __call__(self, values: Tensor) -> Tensor:
+        return values.relu()
+
+    def slope(self, activations: Tensor) -> Tensor:
+        return (activations > 0).to(activations.dtype)
+
+
+class _Tanh(_Activation):
+    def __call__(self, values: Tensor) -> Tensor:
+        return values.tanh()
+
+    def slope(self, activations: Tensor) -> Tensor:
+        return 1.0 - activations**2
+
+
+ACTIVATIONS: dict[str, _Activation] = {"relu": _Relu(), "tanh": _Tanh()}
+
+
+@dataclass(frozen=True)
+class _NeuralLine:
+    """Outputs of the network and products with their Jacobian, by back-propagation written out.
+
+    ``levels`` are the inputs of each weight matrix: x, then the hidden activations.
+    ``weights`` are the matrices after the first, which the cotangents travel back through.
+    """
+
+    outputs: Tensor
+    levels: tuple[Tensor, ...]  # (B, 1, N, D), (B, S, N, H), ...
+    slopes: tuple[Tensor, ...]  # of the hidden layers, (B, S, N, H), ...
+    weights: tuple[Tensor, ...]  # (B, S, H2, H), ..., (B, S, K, H)
+
+    def pull_back(self, cotangent: Tensor) -> Tensor:
+        signals = self._signals(cotangent)
+        parts = [(signal.mT @ level).flatten(2) for signal, level in zip(signals, self.levels, strict=True)]
+        return torch.cat([parts[0], signals[0].sum(2), *parts[1:]], -1)
+
+    def pull_back_squared(self, root: Tensor) -> Tensor:
+        # Every square of the Jacobian is a product of squares: of a layer's signal and of its input.
+        squares = [(signal**2).sum(-2) for signal in self._root_signals(root)]
+        parts = [(square.mT @ level**2).flatten(2) for square, level in zip(squares, self.levels, strict=True)]
+        return torch.cat([parts[0], squares[0].sum(2), *parts[1:]], -1)
+
+    def jacobian(self, root: Tensor) -> Tensor:
+        signals = self._root_signals(root)
+        parts = [(signal[..., None] * level[:, :, :, None, None]).flatten(4)
+                 for signal, level in zip(signals, self.levels, strict=True)]
+        return torch.cat([parts[0], signals[0], *parts[1:]], -1).flatten(2, 3)
+
+    def _signals(self, cotangent: Tensor) -> list[Tensor]:
+        """(B, S, N, width) of every layer's input sums, the first layer first, for a cotangent (B, S, N, K)."""
+        signals = [cotangent]
+        for weight, slope in zip(reversed(self.weights), reversed(self.slopes), strict=True):
+            signals.insert(0, (signals[0] @ weight) * slope)
+        return signals
+
+    def _root_signals(self, root: Tensor) -> list[Tensor]:
+        """(B, S, N, R, width): the same for the R columns of a root at once."""
+        signals = [root.mT]
+        for weight, slope in zip(reversed(self.weights), reversed(self.slopes), strict=True):
+            signals.insert(0, (signals[0] @ weight[:, :, None]) * slope[:, :, :, None])
+        return signals
+
+
+class _Neural(OutputModel):
+    """f(x) = W_out a(... a(W x + b)); one axis per hidden layer, so that tokens can be grouped by unit."""
+
+    def __init__(self, head: Head, hidden: int, layers: int, activation: str,
+                 priors: Mapping[str, Distribution] | None):
+        if not isinstance(hidden, int) or hidden < 1:
+            raise InputError.of("hidden", repr(hidden), "a width of 1 or more")
+        if layers not in (1, 2):
+            raise InputError.of("layers", repr(layers), "1 or 2")
+        if activation not in ACTIVATIONS:
+            raise InputError.of("activation", repr(activation), f"one of {sorted(ACTIVATIONS)}")
+        self.hidden, self.layers, self.activation = hidden, layers, activation
+        self.exchangeable_axes = ("hidden", "hidden2")[:layers]
+        many = head.target == "class"
+        axes = dict.fromkeys(self.exchangeable_axes, hidden) | ({"classes": head.num_outputs} if many else {})
+        super().__init__(head, _blocks(self.exchangeable_axes, many), axes, priors)
+
+    def linearize(self, theta: Tensor, dataset: Dataset) -> _NeuralLine:
+        layout, activation = self.layout_of(dataset), ACTIVATIONS[self.activation]
+        x = dataset.x * dataset.features[:, None]
+        levels, slopes = [x[:, None]], []
+        sums = _inputs_times(x, layout["hidden_weights"].take(theta)) + layout["hidden_bias"].take(theta)[:, :, None]
+        later = [self._matrix(name, theta, layout) for name in ("hidden2_weights", "output_weights")[2 - self.layers:]]
+        for weight in later:
+            levels.append(activation(sums))
+            slopes.append(activation.slope(levels[-1]))
+            sums = levels[-1] @ weight.mT
+        return _NeuralLine(sums, tuple(levels), tuple(slopes), tuple(later))
+
+    def _matrix(self, name: str, theta: Tensor, layout: Layout) -> Tensor:
+        """(B, S, out, in), the single output of a regression included."""
+        values = layout[name].take(theta)
+        return values if values.ndim == 4 else values[:, :, None]
+
+
+class NeuralRegression(_Neural):
+    """y ~ N(f(x), noise), f a network with one output; every weight N(0, 1) by default.
+
+    Args:
+        hidden: width of every hidden layer.
+        layers: 1 or 2 hidden layers; only the first has biases.
+        activation: "relu" or "tanh".
+        noise: known noise variance (0.25 in the paper), or "inferred": then ``noise_scale``, a standard
+            deviation with a half-normal prior, is a parameter too.
+        priors: distributions per parameter name, in place of the defaults.
+
+    Example:
+        >>> NeuralRegression(hidden=8).layout(3).size
+        40
+    """
+
+    name = "neural_regression"
+
+    def __init__(self, hidden: int = 32, layers: int = 1, activation: str = "relu", noise: str | float = 0.25,
+                 priors: Mapping[str, Distribution] | None = None):
+        self._options = {"hidden": hidden, "layers": layers, "activation": activation, "noise": noise}
+        super().__init__(regression_head(noise), hidden, layers, activation, priors)
+
+
+class NeuralClassification(_Neural):
+    """y ~ softmax(f(x) / temperature), f a network with one output per class; every weight N(0, 1) by default.
+
+    Args:
+        hidden: width of every hidden layer.
+        layers: 1 or 2 hidden layers; only the first has biases.
+        activation: "relu" or "tanh".
+        classes: number of classes, 2 or more.
+        temperature: 0.1 in the paper.
+        priors: distributions per parameter name, in place of the defaults.
+    """
+
+    name = "neural_classification"
+
+    def __init__(self, hidden: int = 32, layers: int = 1, activation: str = "relu", classes: int = 2,
+                 temperature: float = 0.1, priors: Mapping[str, Distribution] | None = None):
+        self._options = {"hidden": hidden, "layers": layers, "activation": activation, "classes": classes,
+                         "temperature": temperature}
+        super().__init__(CategoricalHead(classes, temperature), hidden, layers, activation, priors)
+
+
+def _blocks(hidden_axes: tuple[str, ...], many: bool) -> tuple[Parameter, ...]:
+    first = (Parameter("hidden_weights", ("hidden", FEATURES)), Parameter("hidden_bias", ("hidden",)))
+    second = (Parameter("hidden2_weights", ("hidden2", "hidden")),) if len(hidden_axes) == 2 else ()
+    outputs = ("classes",) if many else ()
+    return (*first, *second, Parameter("output_weights", (*outputs, hidden_axes[-1])))
+
+
+def _inputs_times(x: Tensor, weights: Tensor) -> Tensor:
+    """(B, S, N, H) x Wᵀ for x (B, N, D) and weights (B, S, H, D), as one product per dataset."""
+    batch, draws, hidden, columns = weights.shape
+    values = x @ weights.reshape(batch, draws * hidden, columns).mT
+    return values.reshape(batch, -1, draws, hidden).transpose(1, 2)

@@ -1,0 +1,128 @@
+"""Models y ~ head(f(x; theta)): what linear and neural regression and classification share.
+
+Scores are J ᵀ times the head's score, and curvature is Gauss-Newton: Jᵀ H J, with J the Jacobian of the
+outputs and H the head's Fisher information (exact for linear outputs, where f has no curvature of its own).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from posteria.errors import DataError
+from posteria.models.base import Model
+from posteria.models.heads import Extra, Head
+from posteria.models.parameters import Parameter
+from posteria.randomness import seeded
+from posteria.types import Dataset, Geometry
+
+
+class Linearization(Protocol):
+    """Outputs at some thetas and the products with their Jacobian J. Q counts the parameters apart from the head's."""
+
+    outputs: Tensor  # (B, S, N, K)
+
+    def pull_back(self, cotangent: Tensor) -> Tensor:
+        """(B, S, Q) Jᵀ v for v (B, S, N, K)."""
+        ...
+
+    def pull_back_squared(self, root: Tensor) -> Tensor:
+        """(B, S, Q) diagonal of Jᵀ root rootᵀ J for root (B, S, N, K, R)."""
+        ...
+
+    def jacobian(self, root: Tensor) -> Tensor:
+        """(B, S, N * R, Q) rootᵀ J."""
+        ...
+
+
+class OutputModel(Model):
+    """A model whose likelihood sees theta only through outputs (B, S, N, K) and a head."""
+
+    curvature_is_positive = True
+
+    def __init__(self, head: Head, parameters: tuple[Parameter, ...], axes: Mapping[str, int],
+                 priors: Mapping[str, Distribution] | None):
+        self.head = head
+        self.target = head.target
+        super().__init__((*parameters, *head.parameters), axes, priors)
+
+    @property
+    def num_classes(self) -> int:
+        return self.head.num_classes
+
+    @abstractmethod
+    def linearize(self, theta: Tensor, dataset: Dataset) -> Linearization:
+        """Outputs and Jacobian products at theta (B, S, P)."""
+
+    def row_log_prob(self, theta: Tensor, dataset: Dataset) -> Tensor:
+        outputs = self.linearize(theta, dataset).outputs
+        return self.head.log_prob(outputs, _target(dataset), self._extra(theta, dataset))
+
+    def likelihood_score(self, theta: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor]:
+        return self._score_along(self.linearize(theta, dataset), theta, dataset)
+
+    def likelihood_geometry(self, theta: Tensor, dataset: Dataset) -> Geometry:
+        line = self.linearize(theta, dataset)
+        log_likelihood, score = self._score_along(line, theta, dataset)
+        seen = dataset.observed[:, None, :, None, None].to(theta.dtype)
+        with torch.no_grad():  # a preconditioner; roots of vanishing probabilities have no gradient anyway
+            curvature = [line.pull_back_squared(self.head.root(line.outputs, self._extra(theta, dataset)) * seen),
+                         self.head.own_curvature(dataset.observed, theta.shape[1])]
+        return Geometry(log_likelihood, score, torch.cat(curvature, -1))
+
+    def _score_along(self, line: Linearization, theta: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor]:
+        extra, y = self._extra(theta, dataset), _target(dataset)
+        rows = torch.where(dataset.observed[:, None], self.head.log_prob(line.outputs, y, extra), 0.0)
+        seen = dataset.observed[:, None, :, None].to(theta.dtype)
+        score = [line.pull_back(self.head.score(line.outputs, y, extra) * seen),
+                 self.head.own_score(line.outputs, y, dataset.observed, extra)]
+        return rows.sum(-1), torch.cat(score, -1)
+
+    @torch.no_grad()
+    def likelihood_precision(self, theta: Tensor, dataset: Dataset) -> Tensor:
+        point = theta[:, None]
+        line = self.linearize(point, dataset)
+        seen = dataset.observed[:, None, :, None, None].to(theta.dtype)
+        jacobian = line.jacobian(self.head.root(line.outputs, self._extra(point, dataset)) * seen)[:, 0]
+        own = self.head.own_curvature(dataset.observed, 1)[:, 0]
+        precision = theta.new_zeros(*theta.shape, theta.shape[-1])
+        size = jacobian.shape[-1]
+        precision[:, :size, :size] = jacobian.mT @ jacobian
+        precision[:, size:, size:] = torch.diag_embed(own.to(theta.dtype))
+        return precision
+
+    def simulate(self, theta: Tensor, inputs: Dataset, generator: torch.Generator | None = None) -> Dataset:
+        with seeded(generator):
+            y = self.predict(theta[:, None], inputs).sample()[:, 0].to(inputs.x.dtype)
+        return Dataset(inputs.x, torch.where(inputs.observed, y, 0.0), inputs.observed, inputs.features)
+
+    def predict(self, theta: Tensor, dataset: Dataset) -> Distribution:
+        self._check_theta(theta, dataset)
+        return self.head.distribution(self.linearize(theta, dataset).outputs, self._extra(theta, dataset))
+
+    def check(self, dataset: Dataset) -> None:
+        super().check(dataset)
+        if self.num_classes and dataset.y is not None:
+            largest = int(torch.where(dataset.observed, dataset.y, 0.0).max())
+            if largest >= self.num_classes:
+                raise DataError.of("y", f"class {largest}", f"classes 0 to {self.num_classes - 1}")
+
+    def _extra(self, theta: Tensor, dataset: Dataset) -> Extra:
+        layout = self.layout_of(dataset)
+        return {p.name: layout[p.name].constrained(theta) for p in self.head.parameters}
+
+    def options(self) -> dict[str, Any]:
+        return dict(self._options)
+
+    _options: Mapping[str, Any] = {}
+
+
+def _target(dataset: Dataset) -> Tensor:
+    if dataset.y is None:
+        raise DataError.of("y", "None", "a target for a regression or classification model")
+    return dataset.y[:, None]

@@ -1,0 +1,30 @@
+"""Task: a distribution over datasets."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from posteria.types import Dataset
+
+
+class Task(Protocol):
+    """Draws training and test datasets.
+
+    Attributes:
+        columns: (least, most) columns of x.
+        rows: (least, most) observations.
+    """
+
+    columns: tuple[int, int]
+    rows: tuple[int, int]
+
+    def draw(self, num_datasets: int, generator: torch.Generator, device: torch.device | str = "cpu",
+             rows: int | None = None) -> tuple[Dataset, Tensor | None]:
+        """A batch of datasets and the theta (B, P) that generated them, or None where there is none.
+
+        ``rows`` fixes the number of observations; by default it is drawn once for the batch.
+        """
+        ...

@@ -1,0 +1,59 @@
+"""Every density of the registry keeps the contract, with every kind of context."""
+
+import pytest
+import torch
+
+from posteria.densities import DENSITIES, Symmetrised
+from posteria.testing.densities import (
+    check_density,
+    check_finite,
+    check_log_determinant,
+    check_sample_matches_log_prob,
+    example_context,
+    randomise,
+)
+from posteria.types import ContextSpec
+
+SUMMARY, TOKEN = 8, 6
+# kind of context -> (token width, located, with a factor, a fixed number of parameters)
+KINDS = {
+    "summary": (None, False, False, True),
+    "tokens": (TOKEN, True, False, False),
+    "factor": (TOKEN, True, True, False),
+    "fixed_tokens": (TOKEN, True, False, True),
+}
+SIZES = {"one": [1, 1], "two": [2, 2], "padded": [1, 2, 5, 7], "hundred": [100, 37]}
+
+
+def build(name, kind, sizes, magnitude=1.0, noise=0.1):
+    token_dim, located, factor, fixed = KINDS[kind]
+    spec = ContextSpec(SUMMARY, token_dim, max(sizes) if fixed else None, located)
+    density = randomise(DENSITIES[name](spec), scale=noise)
+    return density, example_context(spec, sizes, magnitude=magnitude, factor=factor)
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", DENSITIES)
+def test_density_keeps_the_contract(name, kind, sizes):
+    check_density(*build(name, kind, SIZES[sizes]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", DENSITIES)
+def test_density_is_finite_for_an_extreme_context(name, kind):
+    check_finite(*build(name, kind, [1, 2, 20], magnitude=1e3))
+
+
+@pytest.mark.parametrize("kind", ["summary", "tokens"])
+@pytest.mark.parametrize("name", ["gaussian", "low_rank", "flow", "spline_flow"])
+def test_density_is_finite_at_3500_parameters(name, kind):
+    density, context = build(name, kind, [3500], noise=0.01)
+    check_finite(density, context, samples=2)
+    check_sample_matches_log_prob(density, context)
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_symmetrised_density_keeps_the_contract(name):
+    density, context = build(name, "tokens", [2, 2], noise=0.2)
+    check_density(Symmetrised(density, lambda size: torch.tensor([[0, 1], [1, 0]])), context)

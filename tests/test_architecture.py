@@ -1,0 +1,115 @@
+"""The shape of the package: arrows between rooms, registries, docstrings, sizes of files."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import posteria
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "src" / "posteria").rglob("*.py"))
+LONGEST_FILE = 450
+REGISTRIES = {
+    "models.MODELS": {
+        "gaussian_mean", "gaussian_mixture", "linear_regression", "linear_classification",
+        "neural_regression", "neural_classification", "poisson_regression",
+    },
+    "encoders.ENCODERS": {"iterative", "transformer", "deepsets", "gru"},
+    "densities.DENSITIES": {"gaussian", "full", "low_rank", "flow", "spline_flow"},
+    "objectives.OBJECTIVES": {"forward_kl", "reverse_kl"},
+    "tasks.TASKS": {"simulated"},
+}
+
+
+def _modules() -> list[str]:
+    found = pkgutil.walk_packages(posteria.__path__, "posteria.")
+    return sorted(m.name for m in found if not m.name.endswith("__main__"))
+
+
+def _public(module: ModuleType) -> list[tuple[str, object]]:
+    """Public classes and functions that the module itself defines."""
+    return [(name, value) for name, value in vars(module).items()
+            if not name.startswith("_") and (inspect.isclass(value) or inspect.isfunction(value))
+            and value.__module__ == module.__name__]
+
+
+def _undocumented(name: str, value: object) -> list[str]:
+    missing = [] if inspect.getdoc(value) else [name]
+    if not inspect.isclass(value):
+        return missing
+    methods = {n: m for n, m in vars(value).items() if not n.startswith("_") and inspect.isfunction(m)}
+    return missing + [f"{name}.{n}" for n in methods if not inspect.getdoc(getattr(value, n))]
+
+
+def test_rooms_import_only_what_lies_below() -> None:
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_files_stay_short(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
+
+
+@pytest.mark.parametrize("name", _modules())
+def test_public_names_are_documented(name: str) -> None:
+    module = importlib.import_module(name)
+    missing = [] if inspect.getdoc(module) else [name]
+    for attribute, value in _public(module):
+        missing += _undocumented(f"{name}.{attribute}", value)
+    assert not missing
+
+
+@pytest.mark.parametrize("place", REGISTRIES)
+def test_registries_are_closed(place: str) -> None:
+    room, registry = place.split(".")
+    module = importlib.import_module(f"posteria.{room}")
+    assert set(getattr(module, registry)) == REGISTRIES[place]
+
+
+def test_models_know_their_registry_name() -> None:
+    from posteria.models import MODELS
+
+    assert {name: model.name for name, model in MODELS.items()} == {name: name for name in MODELS}
+
+
+def test_exported_names_exist_and_are_few() -> None:
+    assert all(getattr(posteria, name) is not None for name in posteria.__all__)
+    assert set(posteria.__all__) <= set(dir(posteria))
+    assert len(posteria.__all__) <= 25
+
+
+def test_unknown_names_are_attribute_errors() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        posteria.nonsense  # noqa: B018
+
+
+def test_import_is_light() -> None:
+    """What a person does not use is not loaded: plots, tables and samplers come with their first use."""
+    code = "import sys, posteria; print(*sorted({'torch', 'matplotlib', 'pandas', 'arviz', 'ot'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == []
+
+
+def test_version_is_the_project_s() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert posteria.__version__ == project["version"]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_nothing_unpickles_or_evaluates(path: Path) -> None:
+    """Checkpoints come from strangers: no pickle, torch.load, eval or exec anywhere."""
+    called = {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+              if isinstance(node, ast.Call)}
+    assert not called & {"eval", "exec", "torch.load", "pickle.load", "pickle.loads", "pd.read_pickle"}
