@@ -23,6 +23,7 @@ INSTALL := $(PIP) install --quiet --constraint constraints.txt
 export PIP_DEFAULT_TIMEOUT ?= 120
 # Tests and demo draw to files only.
 export MPLBACKEND := Agg
+export NO_MKDOCS_2_WARNING := 1
 
 .PHONY: demo test test-slow lint bench docs lock clean
 .DEFAULT_GOAL := demo

@@ -23,19 +23,19 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import posteria
-from posteria import Posterior, TableCodec, plots
-from posteria.report import posterior_report
-from posteria.tables import in_units
+from posteria import plots
+from posteria.inference import TableInference
+from posteria.prediction import Prediction
 
 TARGET = "target"
 NUM_SAMPLES = 1000
 Scores = dict[str, tuple[float, float]]  # posteria's, scikit-learn's
 
 
-def score_classes(posterior: Posterior, codec: TableCodec, rival: Any, table: pd.DataFrame) -> Scores:
+def score_classes(result: TableInference, rival: Any, table: pd.DataFrame) -> Scores:
     truth, features = table[TARGET], table.drop(columns=TARGET)
-    ours = posterior.predict(codec.encode(features), NUM_SAMPLES, seed=0).mean[0].double().numpy()
-    ours = pd.DataFrame(ours / ours.sum(1, keepdims=True), columns=list(codec.label_names))
+    ours = predict(result, features).mean[0].double().numpy()
+    ours = pd.DataFrame(ours / ours.sum(1, keepdims=True), columns=list(result.codec.label_names))
     theirs = pd.DataFrame(rival.predict_proba(features), columns=rival.classes_)
     labels = sorted(ours.columns)
     return {
@@ -44,11 +44,11 @@ def score_classes(posterior: Posterior, codec: TableCodec, rival: Any, table: pd
     }
 
 
-def score_numbers(posterior: Posterior, codec: TableCodec, rival: Any, table: pd.DataFrame) -> Scores:
+def score_numbers(result: TableInference, rival: Any, table: pd.DataFrame) -> Scores:
     truth, features = table[TARGET].to_numpy(dtype=float), table.drop(columns=TARGET)
-    prediction = posterior.predict(codec.encode(features), NUM_SAMPLES, seed=0)
-    mean = codec.target_in_units(prediction.mean[0]).numpy()
-    low, high = (codec.target_in_units(end[0]).numpy() for end in prediction.interval(0.9))
+    prediction, own_units = predict(result, features), result.codec.target_in_units
+    mean = own_units(prediction.mean[0]).numpy()
+    low, high = (own_units(end[0]).numpy() for end in prediction.interval(0.9))
     their_mean, their_sd = rival.predict(features, return_std=True)
     their_inside = np.abs(truth - their_mean) <= 1.645 * their_sd
     return {
@@ -56,6 +56,10 @@ def score_numbers(posterior: Posterior, codec: TableCodec, rival: Any, table: pd
         "R2": (r2_score(truth, mean), r2_score(truth, their_mean)),
         "rows inside 90% interval": (float(np.mean((low <= truth) & (truth <= high))), float(np.mean(their_inside))),
     }
+
+
+def predict(result: TableInference, features: pd.DataFrame) -> Prediction:
+    return result.posterior.predict(result.codec.encode(features), NUM_SAMPLES, seed=0)
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class Example:
     estimator: str
     table: pd.DataFrame
     rival: Any
-    scores: Callable[[Posterior, TableCodec, Any, pd.DataFrame], Scores]
+    scores: Callable[[TableInference, Any, pd.DataFrame], Scores]
 
 
 def examples() -> list[Example]:
@@ -82,44 +86,36 @@ def examples() -> list[Example]:
 
 
 def run(example: Example, out: Path) -> None:
-    """Fit on 80% of the rows, score on the rest, and write what a person wants to look at."""
-    out.mkdir(parents=True, exist_ok=True)
-    train, held_out = train_test_split(example.table, test_size=0.2, random_state=0)
+    """Infer from 80% of the rows, score on the rest, and write what a person wants to look at."""
+    train, held_out = split(example.table)
     estimator = posteria.load(example.estimator)
-    codec = TableCodec.for_model(estimator.model, train, TARGET)
-
+    posteria.infer_table(estimator, train, TARGET, num_samples=1)  # torch's first call is slow, and would be timed
     start = time.perf_counter()
-    posterior = estimator.posterior(codec.dataset(train)).with_coords(features=codec.features)
-    draws = posterior.sample(NUM_SAMPLES, seed=0)
+    result = posteria.infer_table(estimator, train, TARGET, num_samples=NUM_SAMPLES)
     milliseconds = 1000 * (time.perf_counter() - start)
-    summary = posterior.summary(draws=draws)
-    print(f"\n{example.name}: {len(train)} rows, {len(codec.features)} features, {len(summary)} parameters; "
-          f"{NUM_SAMPLES} posterior draws in {milliseconds:.0f} ms")
-    for note in posterior.notes:
+    print(f"\n{example.name}: {len(train)} rows, {len(result.codec.features)} features, {len(result.summary)} "
+          f"parameters; {NUM_SAMPLES} posterior draws in {milliseconds:.0f} ms")
+    print(result.summary.head(8).round(3).to_string())
+    for note in result.notes:
         print(f"note: {note}")
-    print(summary.head(8).round(3).to_string())
 
-    scores = example.scores(posterior, codec, fit_rival(example, train), held_out)
-    table = pd.DataFrame(scores, index=["posteria", type(example.rival).__name__])
-    print(f"\nOn the {len(held_out)} rows held out:\n{table.round(3).to_string()}")
-    write(out, example, posterior, codec, summary, draws)
-    table.to_csv(out / "held_out.csv")
+    rival = make_pipeline(StandardScaler(), example.rival).fit(train.drop(columns=TARGET), train[TARGET])
+    scores = pd.DataFrame(example.scores(result, rival, held_out), index=["posteria", type(example.rival).__name__])
+    print(f"\nOn the {len(held_out)} rows held out:\n{scores.round(3).to_string()}")
+    write(out, example, result, scores)
 
 
-def fit_rival(example: Example, train: pd.DataFrame) -> Any:
-    return make_pipeline(StandardScaler(), example.rival).fit(train.drop(columns=TARGET), train[TARGET])
+def split(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    rows: Any = train_test_split(table.index, test_size=0.2, random_state=0)
+    return table.loc[rows[0]], table.loc[rows[1]]
 
 
-def write(out: Path, example: Example, posterior: Posterior, codec: TableCodec, summary: pd.DataFrame,
-          draws: dict[str, Any]) -> None:
-    own = in_units(posterior.model, draws, codec.scaling)
-    units = None if own is None else posterior.summary(draws=own)
-    summary.to_csv(out / "summary.csv")
-    posterior.to_frame(draws=draws).to_parquet(out / "draws.parquet")
-    plots.pairs(posterior).savefig(out / "pairs.png")
-    plots.predictive(posterior, codec=codec).savefig(out / "predictive.png")
-    title = f"{example.name}: {example.estimator}"
-    posterior_report(posterior, summary, units, codec, title).save(out / "report.html")
+def write(out: Path, example: Example, result: TableInference, scores: pd.DataFrame) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    result.save(out, f"{example.name}: {example.estimator}")  # summary.csv, draws.parquet, report.html
+    plots.pairs(result.posterior).savefig(out / "pairs.png")
+    plots.predictive(result.posterior, codec=result.codec).savefig(out / "predictive.png")
+    scores.to_csv(out / "held_out.csv")
 
 
 def main(out: Path) -> None:

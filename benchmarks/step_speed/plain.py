@@ -117,7 +117,8 @@ def plain_step(encoder: nn.Module, density: nn.Module, batch_size: int, columns:
 
     def step() -> None:
         batch = plain_batch(batch_size, columns)
-        loss = plain_loss(*density(encoder(*batch)), batch)
+        theta, divergence = density(encoder(*batch))
+        loss = plain_loss(theta, divergence, batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

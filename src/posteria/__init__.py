@@ -2,8 +2,8 @@
 
 Example:
     >>> import posteria
-    >>> dataset = posteria.Dataset.of([[-1.0], [0.0], [1.0]], [-0.9, 0.1, 1.1])
-    >>> posteria.load("linear_regression").posterior(dataset).summary()  # doctest: +SKIP
+    >>> estimator = posteria.load("linear_regression")                        # doctest: +SKIP
+    >>> posteria.infer_table(estimator, table, target="price").units_summary  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -12,21 +12,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from posteria.errors import (
-        CheckpointError,
-        DataError,
-        InputError,
-        PosteriaError,
-        TrainingError,
-        TrainingInterrupted,
-        UnsupportedError,
-    )
+    from posteria.errors import InputError, PosteriaError
     from posteria.estimator import Estimator, EstimatorInfo
+    from posteria.inference import infer_table
     from posteria.models import CustomModel, Model, Parameter, build_model
     from posteria.objectives import ForwardKL, ReverseKL
     from posteria.posterior import Posterior
     from posteria.shipped import load
-    from posteria.tables import TableCodec
     from posteria.tasks import SimulatedTask
     from posteria.training import TrainConfig, train
     from posteria.types import Dataset
@@ -35,14 +27,13 @@ __version__ = "0.1.0"
 
 # Loaded at first use: `import posteria` costs milliseconds, and so does `posteria --help`.
 _HOMES = {
-    "posteria.errors": ("CheckpointError", "DataError", "InputError", "PosteriaError", "TrainingError",
-                        "TrainingInterrupted", "UnsupportedError"),
+    "posteria.errors": ("InputError", "PosteriaError"),
     "posteria.estimator": ("Estimator", "EstimatorInfo"),
+    "posteria.inference": ("infer_table",),
     "posteria.models": ("CustomModel", "Model", "Parameter", "build_model"),
     "posteria.objectives": ("ForwardKL", "ReverseKL"),
     "posteria.posterior": ("Posterior",),
     "posteria.shipped": ("load",),
-    "posteria.tables": ("TableCodec",),
     "posteria.tasks": ("SimulatedTask",),
     "posteria.training": ("TrainConfig", "train"),
     "posteria.types": ("Dataset",),
@@ -50,9 +41,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "CheckpointError",
     "CustomModel",
-    "DataError",
     "Dataset",
     "Estimator",
     "EstimatorInfo",
@@ -64,12 +53,9 @@ __all__ = [
     "Posterior",
     "ReverseKL",
     "SimulatedTask",
-    "TableCodec",
     "TrainConfig",
-    "TrainingError",
-    "TrainingInterrupted",
-    "UnsupportedError",
     "build_model",
+    "infer_table",
     "load",
     "train",
 ]

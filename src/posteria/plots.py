@@ -219,7 +219,7 @@ def _replicated(shown: _Shown) -> Figure:
     axis.set_title("Observed data and data drawn from the predictive", fontsize=11)
     axis.set_xlabel(names[0])
     if shown.x.shape[1] == 1:
-        bins = np.histogram_bin_edges(np.concatenate([shown.x[:, 0], replicas[:, 0]]), bins=40)
+        bins = np.histogram_bin_edges(np.concatenate([shown.x[:, 0], replicas[:, 0]]), bins=40).tolist()
         axis.hist(replicas[:, 0], bins=bins, density=True, color=_BLUE, alpha=0.35, label="predictive")
         axis.hist(shown.x[:, 0], bins=bins, density=True, histtype="step", color=_ORANGE, label="observed")
     else:

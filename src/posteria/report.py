@@ -81,7 +81,7 @@ def posterior_report(posterior: Posterior, summary: pd.DataFrame, units: pd.Data
                 figure=plots.pairs(posterior)),
         Section("Predictions", _READING[posterior.model.target], figure=plots.predictive(posterior, codec=codec)),
     ]
-    return Report(title, facts, [*posterior.notes, *notes], sections)
+    return Report(title, facts, notes, sections)
 
 
 _READING = {

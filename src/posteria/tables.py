@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from pandas.api import types as kinds
 from torch import Tensor
 
 from posteria.columns import TARGETS, ClassTarget, Column, Target, fit_column, listed, numbers_of
@@ -81,19 +82,19 @@ class TableCodec:
             DataError: missing or infinite values, unknown names, columns of unusable types, too many features
                 or classes.
         """
-        _check_table(table)
+        table = _checked(table)
         _check_target_name(table, target, kind)
         names = _chosen(table, target, columns, extra)
         used = [*extra, *names, *([target] if target is not None else [])]
         _check_complete(table, used)
-        constant = [name for name in names if table[name].nunique() == 1]
+        constant = [name for name in names if _column(table, name).nunique() == 1]
         if constant:
             warnings.warn(f"columns: dropped {listed(constant)}, constant in this table", stacklevel=2)
         names = [name for name in names if name not in constant]
-        fitted = tuple(fit_column(table[name]) for name in names)
+        fitted = tuple(fit_column(_column(table, name)) for name in names)
         _check_features(fitted, max_features)
-        fitted_target = None if target is None else TARGETS[kind](table[target], num_classes)
-        unused = tuple(str(name) for name in table.columns if name not in {*names, *extra, target})
+        fitted_target = None if target is None else TARGETS[kind](_column(table, target), num_classes)
+        unused = tuple(name for name in table.columns if name not in {*names, *extra, target})
         return cls(fitted, tuple(extra), fitted_target, unused)
 
     @classmethod
@@ -128,19 +129,20 @@ class TableCodec:
         Raises:
             DataError: columns missing or unknown, missing or infinite values, unknown levels.
         """
-        _check_table(table)
+        table = _checked(table)
         self._check_columns(table)
         _check_complete(table, [*self.extra, *(column.name for column in self.columns)])
-        extra = [numbers_of(table[name])[:, None] for name in self.extra]
-        return np.concatenate([*extra, *(column.encode(table[column.name]) for column in self.columns)], axis=1)
+        extra = [numbers_of(_column(table, name))[:, None] for name in self.extra]
+        encoded = [column.encode(_column(table, column.name)) for column in self.columns]
+        return np.concatenate([*extra, *encoded], axis=1)
 
     def dataset(self, table: pd.DataFrame) -> Dataset:
         """One dataset (1, N, extra + features), with y where the table has the target."""
-        x = self.encode(table)
+        x, table = torch.tensor(self.encode(table)), _checked(table)
         if self.target is None or self.target.name not in table.columns:
-            return Dataset.of(torch.tensor(x))
+            return Dataset.of(x)
         _check_complete(table, [self.target.name])
-        return Dataset.of(torch.tensor(x), torch.tensor(self.target.encode(table[self.target.name])))
+        return Dataset.of(x, torch.tensor(self.target.encode(_column(table, self.target.name))))
 
     def target_in_units(self, values: Tensor) -> Tensor:
         """Target values (predictions, say) in the table's own units."""
@@ -158,7 +160,7 @@ class TableCodec:
         needed = [*self.extra, *(column.name for column in self.columns)]
         missing = [name for name in needed if name not in table.columns]
         known = {*needed, *self.unused, *([self.target.name] if self.target else [])}
-        unknown = [str(name) for name in table.columns if name not in known]
+        unknown = [name for name in table.columns if name not in known]
         if missing:
             raise DataError.of("table", f"a table without {len(missing)} columns ({listed(missing)})",
                                f"the {len(needed)} columns of the table it was fitted to")
@@ -205,12 +207,21 @@ _READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
 
 
 # -- checks -----------------------------------------------------------------------------------
-def _check_table(table: pd.DataFrame) -> None:
+def _checked(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with text as column names."""
+    table = table.rename(columns=str)
     if table.empty:
         raise DataError.of("table", f"{len(table)} rows and {table.shape[1]} columns", "at least one of each")
     twice = table.columns[table.columns.duplicated()].tolist()
     if twice:
-        raise DataError.of("table", f"columns named twice ({listed(map(str, twice))})", "different names")
+        raise DataError.of("table", f"columns named twice ({listed(twice)})", "different names")
+    return table
+
+
+def _column(table: pd.DataFrame, name: str) -> pd.Series:
+    column = table[name]
+    assert isinstance(column, pd.Series)  # names are unique
+    return column
 
 
 def _check_target_name(table: pd.DataFrame, target: str | None, kind: str) -> None:
@@ -219,9 +230,9 @@ def _check_target_name(table: pd.DataFrame, target: str | None, kind: str) -> No
             raise DataError.of("target", repr(target), "None: this model describes all columns and predicts none")
         return
     if target is None:
-        raise DataError.of("target", "None", f"the column to predict, one of {listed(map(str, table.columns))}")
+        raise DataError.of("target", "None", f"the column to predict, one of {listed(table.columns)}")
     if target not in table.columns:
-        raise DataError.of("target", repr(target), f"one of the columns {listed(map(str, table.columns))}")
+        raise DataError.of("target", repr(target), f"one of the columns {listed(table.columns)}")
 
 
 def _chosen(table: pd.DataFrame, target: str | None, columns: Sequence[str] | None,
@@ -234,24 +245,24 @@ def _chosen(table: pd.DataFrame, target: str | None, columns: Sequence[str] | No
     unknown = [name for name in columns if name not in table.columns]
     if unknown:
         raise DataError.of("columns", f"{listed(unknown)}, not in the table",
-                           f"some of {listed(map(str, table.columns))}")
+                           f"some of {listed(table.columns)}")
     if target in columns:
         raise DataError.of("columns", f"the target {target!r}", "columns other than the target")
     return [name for name in dict.fromkeys(columns) if name not in extra]
 
 
 def _check_complete(table: pd.DataFrame, names: Sequence[str]) -> None:
-    missing = table[list(names)].isna().sum()
-    missing = missing[missing > 0]
-    if len(missing):
-        raise DataError.of("table", f"missing values in {listed(f'{n} ({c})' for n, c in missing.items())}",
-                           "complete rows: drop or fill the missing values first")
-    numeric = table[list(names)].select_dtypes("number")
-    infinite = pd.Series(np.isinf(numeric.to_numpy(dtype=np.float64)).sum(0), index=numeric.columns)
-    infinite = infinite[infinite > 0]
-    if len(infinite):
-        raise DataError.of("table", f"infinite values in {listed(f'{n} ({c})' for n, c in infinite.items())}",
-                           "finite numbers")
+    missing = {name: int(_column(table, name).isna().sum()) for name in names}
+    _refuse("missing", missing, "complete rows: drop or fill the missing values first")
+    numeric = [name for name in names if kinds.is_numeric_dtype(_column(table, name))]
+    infinite = {name: int(np.isinf(_column(table, name).to_numpy(dtype=np.float64)).sum()) for name in numeric}
+    _refuse("infinite", infinite, "finite numbers")
+
+
+def _refuse(what: str, counts: Mapping[str, int], takes: str) -> None:
+    bad = [f"{name} ({count})" for name, count in counts.items() if count]
+    if bad:
+        raise DataError.of("table", f"{what} values in {listed(bad)}", takes)
 
 
 def _check_features(columns: tuple[Column, ...], max_features: int | None) -> None:

@@ -170,6 +170,23 @@ class Geometry:
 
 
 @runtime_checkable
+class Curvature(Protocol):
+    """A positive definite matrix (B, P, P) in some form: dense, diagonal plus low rank, or diagonal."""
+
+    def diagonal(self) -> Tensor:
+        """(B, P) its diagonal."""
+        ...
+
+    def solve(self, right: Tensor, damping: Tensor) -> Tensor:
+        """(B, P) (matrix + damping I)^-1 right, for right (B, P) and damping (B,)."""
+        ...
+
+    def factor(self) -> Tensor | None:
+        """(B, P, P) lower Cholesky factor, or None where the form is not dense."""
+        ...
+
+
+@runtime_checkable
 class LogJoint(Protocol):
     """log p(theta) + log p(D | theta) of a batch of datasets, in prior-whitened parameters z.
 
@@ -192,8 +209,11 @@ class LogJoint(Protocol):
         """Density, score and diagonal curvature at z (B, C, P)."""
         ...
 
-    def precision(self, z: Tensor) -> Tensor:
-        """Positive definite full curvature (B, P, P), averaged over the points z (B, C, P); no gradient."""
+    def curvature(self, z: Tensor, dense_up_to: int) -> Curvature:
+        """Negative Hessian or a positive stand-in at z (B, C, P), averaged over the C points; no gradient.
+
+        Dense up to ``dense_up_to`` parameters; beyond, whatever form the model has.
+        """
         ...
 
     def fixed_noise(self, num: int, seed: int) -> Tensor:

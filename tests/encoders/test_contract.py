@@ -21,8 +21,8 @@ SPECS = {
     "exchangeable": EncoderSpec(num_columns=4, num_blocks=2, exchangeable=True),
 }
 SMALL: list[tuple[str, Mapping[str, Any]]] = [
-    ("iterative", {"width": 16, "layers": 2}),
-    ("iterative", {"width": 16, "layers": 2, "curvature": "diagonal"}),
+    ("iterative", {"width": 16, "widenings": 2}),
+    ("iterative", {"width": 16, "widenings": 2, "dense_up_to": 0}),
     ("transformer", {"layers": 2, "width": 16}),
     ("transformer", {"layers": 1, "width": 16, "pre_norm": False, "dropout": 0.1}),
     ("deepsets", {"layers": 2, "width": 16}),

@@ -20,6 +20,7 @@ def test_pooling_equals_a_loop_over_datasets(pooling: Pooling) -> None:
     rows = encoder.project(encoder.rows(rows_of(dataset, SPEC).double()))[:, :9]
     pooled = {"mean": rows.mean(1), "sum": rows.sum(1), "max": rows.amax(1)}[pooling]
     expected = encoder.summarise(torch.cat([pooled, sizes_of(dataset).double()], -1))
+    assert dataset.y is not None
     double = type(dataset)(dataset.x.double(), dataset.y.double(), dataset.observed, dataset.features)
     torch.testing.assert_close(encoder(double, LinearLogJoint(double)).summary, expected, rtol=1e-5, atol=1e-6)
 

@@ -57,10 +57,10 @@ def test_the_paper_variant_is_torchs_own_transformer(dataset: Dataset) -> None:
 
 
 def _copy(encoder: TransformerEncoder, plain: nn.TransformerEncoder) -> None:
-    for ours, theirs in zip(encoder.layers, plain.layers, strict=True):
+    for ours, theirs in zip([*encoder.earlier, encoder.last], plain.layers, strict=True):
         assert isinstance(ours, _Layer)
         assert isinstance(theirs, nn.TransformerEncoderLayer)
-        theirs.self_attn.in_proj_weight = ours.attention.project.weight
+        theirs.self_attn.in_proj_weight = nn.Parameter(ours.attention.project.weight)
         theirs.self_attn.in_proj_bias = ours.attention.project.bias
         theirs.self_attn.out_proj.load_state_dict(ours.attention.combine.state_dict())
         theirs.norm1, theirs.norm2 = ours.attention_norm, ours.network_norm

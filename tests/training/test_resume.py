@@ -135,16 +135,17 @@ def test_other_threads_train_too() -> None:
 
 
 def test_minutes_go_on_with_those_left(tmp_path: Path) -> None:
-    config = tiny(steps=None, minutes=0.03, validate_every=20)
+    config = tiny(steps=None, minutes=0.03, validate_every=10)
     with pytest.raises(TrainingInterrupted):
-        train(config, out=tmp_path, callbacks=[_stop_at(60, _interrupt)])
+        train(config, out=tmp_path, callbacks=[_stop_at(20, _interrupt)])
     used = Checkpoint.load(tmp_path / CHECKPOINT).elapsed
     time.sleep(0.3)  # not training: this does not count
-    began = time.perf_counter()
     history = train(config, out=tmp_path, resume=True).history
-    assert time.perf_counter() - began < 1.8 - used + 2.0
-    assert 1.8 <= history[-1]["elapsed_seconds"] < 3.0
-    assert [row["step"] for row in history][:3] == [20, 40, 60]
+    seconds = [row["elapsed_seconds"] for row in history]
+    assert [row["step"] for row in history][:2] == [10, 20]
+    assert seconds == sorted(seconds)
+    assert used < seconds[2]
+    assert 1.8 <= seconds[-1] < 6.0
 
 
 def test_rows_past_the_checkpoint_are_dropped(tmp_path: Path) -> None:

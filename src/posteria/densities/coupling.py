@@ -7,9 +7,10 @@ parameter of the other half b by a monotonic scalar map whose shape depends on a
 
 Both directions cost one pass (Dinh et al., 2016, https://arxiv.org/abs/1605.08803). The network behind
 ``raw`` is one multilayer perceptron whose first and last weights are either learned per parameter (P
-fixed) or generated from each parameter's token (P free):
+fixed) or generated from each parameter's token (P free, with one last layer V behind per-parameter gates):
 
     h = act(inward^T squash(x_a) + W summary),    raw_p = outward_p^T middle(h) + offset_p
+    P free: inward_p = A token_p,    outward_p = diag(B token_p) V,    offset_p = C token_p
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from zuko.nn import MLP
 
 # Conditioners see values up to this size; beyond it only the sign, so that no context can overflow them.
 _LARGEST_INPUT = 5.0
-# Width of the last layer that tokens generate: it is multiplied by the number of raw shape parameters.
+# Width of the gates that tokens generate, for every parameter and draw.
 _READOUT = 32
 
 Univariate = Callable[[Tensor], Transform]
@@ -59,8 +60,9 @@ class Conditioner:
         inward: (P, H) or (B, P, H).
         hidden: (B, 1, H), the summary's part of the first layer.
         middle: (B, S, H) -> (B, S, M).
-        outward: (M, P*K) or (B, M, P*K).
-        offset: (P*K,) or (B, 1, P*K).
+        outward: (M, P*K), or (M, K) behind a gate.
+        offset: (P*K,), or (B, 1, P, K) behind a gate.
+        gate: None or (B, P, M).
     """
 
     inward: Tensor
@@ -68,16 +70,20 @@ class Conditioner:
     middle: Callable[[Tensor], Tensor]
     outward: Tensor
     offset: Tensor
+    gate: Tensor | None = None
 
     def __call__(self, values: Tensor) -> Tensor:
         """Raw shape parameters (B, S, P, K) from values (B, S, P), zero where they must not be seen."""
-        hidden = self.hidden + squash(values) @ self.inward
-        raw = self.middle(hidden) @ self.outward + self.offset
-        return raw.unflatten(-1, (values.shape[-1], -1))
+        last = self.middle(self.hidden + squash(values) @ self.inward)
+        if self.gate is not None:
+            return (last[:, :, None] * self.gate[:, None]) @ self.outward + self.offset
+        return (last @ self.outward + self.offset).unflatten(-1, (values.shape[-1], -1))
 
     def detach(self) -> Conditioner:
+        """The same network with all its weights cut from the graph."""
         inward, hidden, outward, offset = (t.detach() for t in (self.inward, self.hidden, self.outward, self.offset))
-        return Conditioner(inward, hidden, _detached(self.middle), outward, offset)
+        gate = None if self.gate is None else self.gate.detach()
+        return Conditioner(inward, hidden, _detached(self.middle), outward, offset, gate)
 
 
 def _detached(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -115,10 +121,11 @@ class CouplingBlock:
     def inverse(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """The values (B, S, P) that :meth:`forward` sends here, and the log-determinant of *forward* there."""
         transform = self._transform(values)
-        source = transform.inv(values)
+        source: Tensor = transform.inv(values)  # type: ignore[assignment]
         return self._masked(values, source, transform.log_abs_det_jacobian(source, values))
 
     def detach(self) -> CouplingBlock:
+        """The same bijection with its conditioner cut from the graph."""
         return replace(self, conditioner=self.conditioner.detach())
 
     def _transform(self, values: Tensor) -> Transform:
@@ -147,6 +154,7 @@ class FixedCoupling(Coupling):
         self.outward = _zeroed(nn.Linear(hidden[-1], num_parameters * raw_dim))
 
     def conditioner(self, summary: Tensor, tokens: Tensor | None, given: Tensor) -> Conditioner:
+        """See :meth:`Coupling.conditioner`; the summary only."""
         hidden = self.of_summary(summary)[:, None]
         return Conditioner(self.inward.weight.mT, hidden, self.middle, self.outward.weight.mT, self.outward.bias)
 
@@ -156,21 +164,21 @@ class TokenCoupling(Coupling):
 
     def __init__(self, token_dim: int, summary_dim: int, hidden: Sequence[int], raw_dim: int):
         super().__init__()
-        self.raw_dim = raw_dim
         self.of_summary = nn.Linear(summary_dim, hidden[0])
         self.inward = nn.Linear(token_dim, hidden[0])
         self.middle = _middle((*hidden, _READOUT))
-        self.outward = _zeroed(nn.Linear(token_dim, _READOUT * raw_dim))
+        self.gate = nn.Linear(token_dim, _READOUT)
+        self.outward = _zeroed(nn.Linear(_READOUT, raw_dim, bias=False))
         self.offset = _zeroed(nn.Linear(token_dim, raw_dim))
 
     def conditioner(self, summary: Tensor, tokens: Tensor | None, given: Tensor) -> Conditioner:
+        """See :meth:`Coupling.conditioner`."""
         assert tokens is not None
         # A sum over many parameters of about unit variance: keep its size free of their number.
         count = given.sum(-1).clamp(min=1).to(tokens.dtype)[:, None, None]
         inward = self.inward(tokens) * count.rsqrt()
-        outward = self.outward(tokens).unflatten(-1, (_READOUT, self.raw_dim)).transpose(1, 2).flatten(2)
-        offset = self.offset(tokens).flatten(1)[:, None]
-        return Conditioner(inward, self.of_summary(summary)[:, None], self.middle, outward, offset)
+        hidden, offset = self.of_summary(summary)[:, None], self.offset(tokens)[:, None]
+        return Conditioner(inward, hidden, self.middle, self.outward.weight.mT, offset, self.gate(tokens))
 
 
 def _middle(widths: Sequence[int]) -> nn.Module:
@@ -183,5 +191,6 @@ def _middle(widths: Sequence[int]) -> nn.Module:
 def _zeroed(layer: nn.Linear) -> nn.Linear:
     """Start at zero, hence the block at the identity."""
     nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer

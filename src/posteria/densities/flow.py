@@ -51,14 +51,17 @@ class FlowTheta:
 
     @property
     def active(self) -> Tensor:
+        """(B, P) bool."""
         return self.frame.active
 
     def rsample(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
+        """(B, S, P) reparametrised draws; zero at inactive parameters."""
         return self.rsample_and_log_prob(num_samples, generator)[0]
 
     def rsample_and_log_prob(
         self, num_samples: int, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
+        """Draws (B, S, P) and their log density (B, S), in one pass."""
         batch, size = self.active.shape
         eps = randn(batch, num_samples, size, like=self.frame.location, generator=generator) * self.active[:, None]
         unit, log_prob = eps, self._base_log_prob(eps)
@@ -68,6 +71,7 @@ class FlowTheta:
         return self.frame.to_theta(unit), log_prob - self.frame.log_volume[:, None]
 
     def log_prob(self, theta: Tensor) -> Tensor:
+        """(B, S) log density of theta (B, S, P) over the active parameters."""
         unit, log_dets = self.frame.to_unit(theta), self.frame.log_volume[:, None]
         for block in reversed(self.blocks):
             unit, log_det = block.inverse(unit)
@@ -75,9 +79,11 @@ class FlowTheta:
         return self._base_log_prob(unit) - log_dets
 
     def detach(self) -> FlowTheta:
+        """The same with all its parameters cut from the graph."""
         return replace(self, frame=self.frame.detach(), blocks=tuple(block.detach() for block in self.blocks))
 
     def kl_to_normal(self, location: Tensor, scale: Tensor) -> None:
+        """None: there is no closed form."""
         return None
 
     def _base_log_prob(self, eps: Tensor) -> Tensor:
@@ -109,6 +115,7 @@ class CouplingFlow(Density):
         """Monotonic scalar maps of (...) from raw (..., raw_dim), the identity where raw is zero."""
 
     def forward(self, context: Context) -> FlowTheta:
+        """The distribution over theta, one per dataset of the context."""
         frame = self.frame(context)
         summary = squash(context.summary.float())
         tokens = None
@@ -155,6 +162,7 @@ class AffineFlow(CouplingFlow):
         super().__init__(spec, 2, transforms, hidden)
 
     def univariate(self, raw: Tensor) -> Transform:
+        """See :meth:`CouplingFlow.univariate`."""
         return MonotonicAffineTransform(soft_limit(raw[..., 0], _LARGEST_SHIFT), raw[..., 1], slope=_LEAST_AFFINE_SLOPE)
 
 
@@ -182,5 +190,6 @@ class SplineFlow(CouplingFlow):
         self.bins, self.bound = bins, bound
 
     def univariate(self, raw: Tensor) -> Transform:
+        """See :meth:`CouplingFlow.univariate`."""
         widths, heights, slopes = raw.split((self.bins, self.bins, self.bins - 1), -1)
         return MonotonicRQSTransform(widths, heights, slopes, bound=self.bound, slope=_LEAST_SPLINE_SLOPE)

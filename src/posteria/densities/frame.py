@@ -59,6 +59,7 @@ class Frame:
         return logs.sum(-1)
 
     def detach(self) -> Frame:
+        """The same with all its parameters cut from the graph."""
         factor = None if self.factor is None else self.factor.detach()
         return replace(self, location=self.location.detach(), scale=self.scale.detach(), factor=factor)
 
@@ -72,6 +73,7 @@ class FrameHead(nn.Module):
         self.heads = MeanAndScale(spec)
 
     def forward(self, context: Context) -> Frame:
+        """The frame, one per dataset of the context."""
         active, expected = context.active, self.spec.num_parameters
         if expected is not None and active.shape[1] != expected:
             raise InputError.of("context", f"{active.shape[1]} parameters", f"{expected}, which this density is for")

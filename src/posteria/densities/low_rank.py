@@ -20,8 +20,8 @@ from posteria.randomness import randn
 from posteria.types import Context, ContextSpec
 
 _LOG_2PI = math.log(2 * math.pi)
-# A column of U inflates the spread along its direction at most this many times: the capacitance's
-# condition number stays below r * 10^4, safe for a Cholesky factor in single precision.
+# A column of U inflates the spread along its direction at most this many times, so that the capacitance's
+# condition number stays below r * 10^4.
 _LARGEST_STRETCH = 100.0
 
 
@@ -39,6 +39,7 @@ class LowRankTheta:
 
     @property
     def active(self) -> Tensor:
+        """(B, P) bool."""
         return self.frame.active
 
     @property
@@ -58,11 +59,13 @@ class LowRankTheta:
         return root @ root.mT
 
     def rsample(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
+        """(B, S, P) reparametrised draws; zero at inactive parameters."""
         return self.rsample_and_log_prob(num_samples, generator)[0]
 
     def rsample_and_log_prob(
         self, num_samples: int, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
+        """Draws (B, S, P) and their log density (B, S), in one pass."""
         batch, size, rank = self.loadings.shape
         own = randn(batch, num_samples, size, like=self.loadings, generator=generator) * self.active[:, None]
         shared = randn(batch, num_samples, rank, like=self.loadings, generator=generator)
@@ -70,31 +73,34 @@ class LowRankTheta:
         return self.frame.to_theta(unit), self._log_prob_of(unit)
 
     def log_prob(self, theta: Tensor) -> Tensor:
+        """(B, S) log density of theta (B, S, P) over the active parameters."""
         return self._log_prob_of(self.frame.to_unit(theta))
 
     def detach(self) -> LowRankTheta:
+        """The same with all its parameters cut from the graph."""
         return LowRankTheta(self.frame.detach(), self.loadings.detach())
 
     def kl_to_normal(self, location: Tensor, scale: Tensor) -> Tensor:
+        """(B,) KL to N(location, scale^2) over the active parameters."""
         spread = (self.variance + (self.mean - location) ** 2) / scale**2
         terms = 0.5 * (spread - 1.0) + torch.as_tensor(scale).log()
-        entropy_part = self.frame.log_volume + 0.5 * _log_det(self._capacitance())
+        entropy_part = self.frame.log_volume + 0.5 * _log_det(self._capacitance()).to(terms.dtype)
         return torch.where(self.active, terms, 0.0).sum(-1) - entropy_part
 
     def _capacitance(self) -> Tensor:
-        """(B, r, r) Cholesky factor of C."""
-        eye = torch.eye(self.loadings.shape[-1], dtype=self.loadings.dtype, device=self.loadings.device)
-        return torch.linalg.cholesky(eye + self.loadings.mT @ self.loadings)
+        """(B, r, r) Cholesky factor of C, precise."""
+        loadings = _precise(self.loadings)
+        eye = torch.eye(loadings.shape[-1], dtype=loadings.dtype, device=loadings.device)
+        return torch.linalg.cholesky(eye + loadings.mT @ loadings)
 
     def _log_prob_of(self, unit: Tensor) -> Tensor:
-        lower = self._capacitance()
-        shared = torch.cholesky_solve(self.loadings.mT @ unit.mT, lower).mT
+        lower, loadings, precise = self._capacitance(), _precise(self.loadings), _precise(unit)
+        shared = torch.cholesky_solve(loadings.mT @ precise.mT, lower).mT
         # uᵀ(I + U Uᵀ)^-1 u as the least |u - U f|² + |f|²: a sum of positives, where Woodbury's own
-        # difference of large squares would lose all its digits.
-        square = ((unit - shared @ self.loadings.mT) ** 2).sum(-1) + (shared**2).sum(-1)
-        count = self.active.sum(-1)
-        constant = 0.5 * _log_det(lower) + self.frame.log_volume + 0.5 * _LOG_2PI * count
-        return -0.5 * square - constant[:, None]
+        # difference of large squares would lose its digits.
+        square = ((precise - shared @ loadings.mT) ** 2).sum(-1) + (shared**2).sum(-1)
+        shape = (-0.5 * square - 0.5 * _log_det(lower)[:, None]).to(unit.dtype)
+        return shape - (self.frame.log_volume + 0.5 * _LOG_2PI * self.active.sum(-1))[:, None]
 
     def _root(self) -> Tensor:
         """(B, P, P + r) matrix whose square is the covariance."""
@@ -104,6 +110,11 @@ class LowRankTheta:
         if self.frame.factor is not None:
             columns = torch.linalg.solve_triangular(self.frame.factor.mT, columns, upper=True)
         return self.frame.scale[..., None] * columns
+
+
+def _precise(values: Tensor) -> Tensor:
+    """In double precision where the device has it: sums of P large products, of which order one must be left."""
+    return values if values.device.type == "mps" else values.double()
 
 
 def _log_det(lower: Tensor) -> Tensor:
@@ -144,6 +155,7 @@ class LowRankGaussian(Density):
         nn.init.zeros_(self.loadings.bias)
 
     def forward(self, context: Context) -> LowRankTheta:
+        """The distribution over theta, one per dataset of the context."""
         frame = self.frame(context)
         return LowRankTheta(frame, _limited(self._raw(context) * frame.active[..., None]))
 

@@ -77,15 +77,18 @@ class SymmetrisedTheta:
 
     @property
     def active(self) -> Tensor:
+        """(B, P) bool."""
         return self.base.active
 
     def rsample(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
+        """(B, S, P) reparametrised draws; zero at inactive parameters."""
         theta = self.base.rsample(num_samples, generator)
         shape = theta.shape[:2]
         chosen = torch.randint(len(self.permutations), shape, generator=generator, device=theta.device)
         return theta.gather(-1, self.permutations[chosen])
 
     def log_prob(self, theta: Tensor) -> Tensor:
+        """(B, S) log density of theta (B, S, P) over the active parameters."""
         count = len(self.permutations)
         images = theta[..., self.permutations].flatten(1, 2)
         each = self.base.log_prob(images).unflatten(1, (theta.shape[1], count))
@@ -94,13 +97,16 @@ class SymmetrisedTheta:
     def rsample_and_log_prob(
         self, num_samples: int, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
+        """Draws (B, S, P) and their log density (B, S)."""
         theta = self.rsample(num_samples, generator)
         return theta, self.log_prob(theta)
 
     def detach(self) -> SymmetrisedTheta:
+        """The same with all its parameters cut from the graph."""
         return SymmetrisedTheta(self.base.detach(), self.permutations)
 
     def kl_to_normal(self, location: Tensor, scale: Tensor) -> None:
+        """None: there is no closed form."""
         return None
 
 

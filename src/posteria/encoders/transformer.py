@@ -55,19 +55,18 @@ class TransformerEncoder(Encoder):
         self.embed = nn.Linear(spec.row_dim, width)
         self.embed_sizes = nn.Linear(2, width)
         self.start = nn.Parameter(torch.randn(width) / width**0.5)
-        self.layers = nn.ModuleList(
-            _Layer(width, heads, feedforward or 4 * width, pre_norm, dropout) for _ in range(layers)
-        )
+        stack = [_Layer(width, heads, feedforward or 4 * width, pre_norm, dropout) for _ in range(layers)]
+        self.last = stack.pop()
+        self.earlier = nn.ModuleList(stack)
         self.norm = nn.LayerNorm(width) if pre_norm else nn.Identity()
 
     def forward(self, dataset: Dataset, log_joint: LogJoint) -> Context:
         start = self.start + self.embed_sizes(sizes_of(dataset))
         tokens = torch.cat([start[:, None], self.embed(rows_of(dataset, self.spec))], 1)
         real = _token_mask(dataset)
-        *earlier, last = self.layers
-        for layer in earlier:
+        for layer in self.earlier:
             tokens = layer(tokens, real)
-        summary = self.norm(last.read(tokens, real))
+        summary = self.norm(self.last.read(tokens, real))
         return Context(summary.to(dataset.x.dtype), log_joint.active)  # whatever autocast made of it
 
 

@@ -62,6 +62,7 @@ class Model(ABC):
         return self._layouts[num_features]
 
     def layout_of(self, dataset: Dataset) -> Layout:
+        """The flat layout for these datasets."""
         return self.layout(dataset.x.shape[-1])
 
     def active(self, dataset: Dataset) -> Tensor:
@@ -118,6 +119,10 @@ class Model(ABC):
             point = theta.detach()[:, None].requires_grad_()
             (score,) = torch.autograd.grad(self.log_likelihood(point, dataset).sum(), point, create_graph=True)
             return self._dense_curvature(point, score, dataset)[:, 0]
+
+    def likelihood_rows(self, theta: Tensor, dataset: Dataset) -> Tensor | None:
+        """(B, M, P) J with Jᵀ J the curvature at theta (B, P), where the model has such a root; no gradient."""
+        return None
 
     def _dense_curvature(self, point: Tensor, score: Tensor, dataset: Dataset) -> Tensor:
         """(B, C, P, P), detached: exact negative Hessian when small, else the sum of outer row scores."""

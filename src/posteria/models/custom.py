@@ -15,7 +15,7 @@ from posteria.models.base import Model, Target
 from posteria.models.parameters import Parameter
 from posteria.models.stacked import stacked, without_validation
 from posteria.randomness import seeded
-from posteria.types import Dataset, Geometry
+from posteria.types import Dataset
 
 Params = dict[str, Tensor]  # constrained values by name, of one draw: weights (D,), intercept (), ...
 
@@ -94,10 +94,6 @@ class CustomModel(Model):
             raise InputError.of("log_likelihood", f"values of shape {tuple(rows.shape[2:])} for one draw",
                                 f"one value per row, shape {expected[2:]}")
         return rows
-
-    def likelihood_geometry(self, theta: Tensor, dataset: Dataset) -> Geometry:
-        self._require_likelihood()
-        return super().likelihood_geometry(theta, dataset)
 
     # -- simulation and prediction ------------------------------------------------------------
     def draw_inputs(self, num_datasets: int, rows: int, columns: int, generator: torch.Generator | None,

@@ -49,19 +49,21 @@ class GaussianMean(Model):
         squares = (x[:, None] - mean[:, :, None]).square().sum(-1)
         return -0.5 * squares - marginal.log_normalizer[:, None, None]
 
-    def likelihood_geometry(self, theta: Tensor, dataset: Dataset) -> Geometry:
-        """Closed form in theta; needs a real-valued mean, which the parameter's support guarantees."""
+    def likelihood_score(self, theta: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor]:
+        self._check_theta(theta, dataset)
         marginal, (count, center, spread) = self.covariance.marginal(dataset), self._moments(dataset)
         residual = center[:, None] - self._mean(theta, dataset)
         squares = marginal.whiten(residual).square().sum(-1)
         log_density = -0.5 * (spread[:, None] + count * squares) - count * marginal.log_normalizer[:, None]
-        curvature = marginal.precision().diagonal(dim1=-2, dim2=-1) * count
-        score = count[..., None] * marginal.precision_times(residual)
+        return log_density, count[..., None] * marginal.precision_times(residual)
+
+    def likelihood_geometry(self, theta: Tensor, dataset: Dataset) -> Geometry:
+        log_density, score = self.likelihood_score(theta, dataset)
+        curvature = self.likelihood_precision(theta[:, 0], dataset).diagonal(dim1=-2, dim2=-1)
         return Geometry(log_density, score, curvature[:, None].expand_as(theta))
 
     def log_likelihood(self, theta: Tensor, dataset: Dataset) -> Tensor:
-        self._check_theta(theta, dataset)
-        return self.likelihood_geometry(theta, dataset).log_density
+        return self.likelihood_score(theta, dataset)[0]
 
     def likelihood_precision(self, theta: Tensor, dataset: Dataset) -> Tensor:
         count = dataset.num_observations

@@ -7,12 +7,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from posteria.curvature import DenseCurvature, DiagonalCurvature, RowCurvature, positive
 from posteria.errors import UnsupportedError
 from posteria.models.base import Model
-from posteria.types import Dataset, Geometry
+from posteria.types import Curvature, Dataset, Geometry
 
 # Whitened scores and curvatures larger than this say nothing more, and would overflow in float32.
 _LARGEST = 1e12
+# Past this many rows a solve in the space of observations costs more than it gives.
+_MOST_ROWS = 2048
 
 
 class ModelLogJoint:
@@ -49,15 +52,26 @@ class ModelLogJoint:
                         self._bounded(likelihood.score * self.scale + prior.score), curvature.clamp(1e-3, _LARGEST))
 
     @torch.no_grad()
-    def precision(self, z: Tensor) -> Tensor:
+    def curvature(self, z: Tensor, dense_up_to: int) -> Curvature:
         self._require_likelihood()
+        if z.shape[-1] <= dense_up_to:
+            return DenseCurvature(self._dense(z))
+        rows = [self.model.likelihood_rows(self.theta(point), self.dataset) for point in z.unbind(1)]
+        prior = torch.where(self.active, self._prior(z).curvature.mean(1), 1.0)
+        if rows[0] is None or rows[0].shape[1] > _MOST_ROWS:
+            return DiagonalCurvature(self.geometry(z).curvature.mean(1))
+        stacked = torch.cat([row for row in rows if row is not None], 1) * self.scale / len(rows) ** 0.5
+        return RowCurvature(torch.where(self.active[:, None], stacked, 0.0), prior)
+
+    def _dense(self, z: Tensor) -> Tensor:
+        """(B, P, P) likelihood and prior, averaged over the points."""
         points = [self.model.likelihood_precision(self.theta(point), self.dataset) for point in z.unbind(1)]
         likelihood = torch.stack(points).mean(0) if len(points) > 1 else points[0]
         likelihood = (likelihood * self.scale * self.scale[:, None]).nan_to_num(0.0, _LARGEST, -_LARGEST)
         prior = self._prior(z).curvature.mean(1)
         both = self.active[:, :, None] & self.active[:, None, :]
         precision = torch.where(both, likelihood, 0.0) + torch.diag_embed(torch.where(self.active, prior, 1.0))
-        return precision if self.model.curvature_is_positive else _positive(precision)
+        return precision if self.model.curvature_is_positive else positive(precision)
 
     def fixed_noise(self, num: int, seed: int) -> Tensor:
         return self.layout.fixed_noise(num, seed).to(self.scale)
@@ -88,11 +102,3 @@ class ModelLogJoint:
                 f"encoder: iterative needs a likelihood, and {self.model.name!r} can only be simulated; "
                 "takes transformer, deepsets or gru"
             )
-
-
-def _positive(matrix: Tensor) -> Tensor:
-    """|eigenvalues|, floored: a positive definite stand-in for an indefinite Hessian (Nocedal & Wright, 3.4)."""
-    values, vectors = torch.linalg.eigh(matrix.double())
-    floor = 1e-6 * values.abs().amax(-1, keepdim=True).clamp(min=1.0)
-    values = values.abs().maximum(floor.clamp(min=0.05))
-    return ((vectors * values[..., None, :]) @ vectors.mT).to(matrix.dtype)

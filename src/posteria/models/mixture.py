@@ -77,6 +77,7 @@ class GaussianMixture(Model):
         return torch.where(dataset.features[:, None, None], means, 0.0)
 
     def _fit(self, theta: Tensor, dataset: Dataset) -> _Fit:
+        self._check_theta(theta, dataset)
         marginals, means = self._marginals(dataset), self._means(theta, dataset)
         x = dataset.x * dataset.features[:, None]
         parts = [_log_density(m, x, means[:, :, k]) for k, m in enumerate(marginals)]
@@ -88,18 +89,23 @@ class GaussianMixture(Model):
     def row_log_prob(self, theta: Tensor, dataset: Dataset) -> Tensor:
         return self._fit(theta, dataset).joint.logsumexp(-1)
 
+    def likelihood_score(self, theta: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor]:
+        return self._score_along(self._fit(theta, dataset), dataset)
+
     def likelihood_geometry(self, theta: Tensor, dataset: Dataset) -> Geometry:
-        self._check_theta(theta, dataset)
         fit = self._fit(theta, dataset)
+        counts = fit.responsibilities(dataset.observed).sum(2).detach()  # (B, S, K)
+        diagonals = torch.stack([m.precision().diagonal(dim1=-2, dim2=-1) for m in fit.marginals], 1)  # (B, K, D)
+        curvature = counts[..., None] * diagonals[:, None]
+        return Geometry(*self._score_along(fit, dataset), curvature.flatten(2))
+
+    def _score_along(self, fit: _Fit, dataset: Dataset) -> tuple[Tensor, Tensor]:
         rows = torch.where(dataset.observed[:, None], fit.joint.logsumexp(-1), 0.0)
         shares = fit.responsibilities(dataset.observed)
-        counts = shares.sum(2)  # (B, S, K)
-        x = dataset.x * dataset.features[:, None]
-        residual = shares.mT @ x[:, None] - counts[..., None] * fit.means
+        x = (dataset.x * dataset.features[:, None])[:, None]
+        residual = shares.mT @ x - shares.sum(2)[..., None] * fit.means
         score = [m.precision_times(residual[:, :, k]) for k, m in enumerate(fit.marginals)]
-        diagonals = torch.stack([m.precision().diagonal(dim1=-2, dim2=-1) for m in fit.marginals], 1)  # (B, K, D)
-        curvature = counts.detach()[..., None] * diagonals[:, None]
-        return Geometry(rows.sum(-1), torch.stack(score, 2).flatten(2), curvature.flatten(2))
+        return rows.sum(-1), torch.stack(score, 2).flatten(2)
 
     @torch.no_grad()
     def likelihood_precision(self, theta: Tensor, dataset: Dataset) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.nn import functional
 
 from posteria.errors import DataError
 from posteria.models.base import Model
@@ -84,17 +85,21 @@ class OutputModel(Model):
         return rows.sum(-1), torch.cat(score, -1)
 
     @torch.no_grad()
-    def likelihood_precision(self, theta: Tensor, dataset: Dataset) -> Tensor:
+    def likelihood_rows(self, theta: Tensor, dataset: Dataset) -> Tensor:
         point = theta[:, None]
         line = self.linearize(point, dataset)
         seen = dataset.observed[:, None, :, None, None].to(theta.dtype)
         jacobian = line.jacobian(self.head.root(line.outputs, self._extra(point, dataset)) * seen)[:, 0]
-        own = self.head.own_curvature(dataset.observed, 1)[:, 0]
-        precision = theta.new_zeros(*theta.shape, theta.shape[-1])
-        size = jacobian.shape[-1]
-        precision[:, :size, :size] = jacobian.mT @ jacobian
-        precision[:, size:, size:] = torch.diag_embed(own.to(theta.dtype))
-        return precision
+        own = self.head.own_curvature(dataset.observed, 1)[:, 0].to(theta.dtype)
+        if not own.shape[-1]:
+            return jacobian
+        widened = functional.pad(jacobian, (0, own.shape[-1]))
+        return torch.cat([widened, functional.pad(torch.diag_embed(own.sqrt()), (jacobian.shape[-1], 0))], 1)
+
+    @torch.no_grad()
+    def likelihood_precision(self, theta: Tensor, dataset: Dataset) -> Tensor:
+        rows = self.likelihood_rows(theta, dataset)
+        return rows.mT @ rows
 
     def simulate(self, theta: Tensor, inputs: Dataset, generator: torch.Generator | None = None) -> Dataset:
         with seeded(generator):

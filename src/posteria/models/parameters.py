@@ -41,7 +41,8 @@ class Parameter:
         InputError: not an identifier, an axis twice, or a prior that does not fit the support or the shape.
 
     Example:
-        >>> Parameter("noise_scale", support=constraints.positive, prior=torch.distributions.HalfNormal(1.0))
+        >>> prior = torch.distributions.HalfNormal(1.0)
+        >>> noise_scale = Parameter("noise_scale", support=constraints.positive, prior=prior)
     """
 
     name: str
@@ -64,7 +65,7 @@ class Parameter:
             raise InputError.of(f"shape of {self.name}", str(self.shape), "a support that does not couple features")
         _check_prior_fits(self)
         # Candidates may round to the edge of the support in float32; that is a density of zero, not an error.
-        object.__setattr__(self, "prior", _unvalidated(self.prior))
+        object.__setattr__(self, "prior", _copied(self.prior))
 
     @property
     def event_dim(self) -> int:
@@ -107,11 +108,16 @@ class Block:
         """Constrained values (..., *shape)."""
         return self.bijection(self.take(theta))  # type: ignore[return-value]
 
+    def _prior_on(self, device: torch.device) -> Distribution:
+        # Some families (Gamma, Dirichlet) compute where their arguments lie.
+        prior = self.parameter.prior
+        return prior if device.type == "cpu" else _copied(prior, device)
+
     def log_prior_terms(self, theta: Tensor) -> Tensor:
         """(..., size): prior density of each entry in unconstrained space, Jacobian included."""
         free = self.take(theta)
         value: Tensor = self.bijection(free)  # type: ignore[assignment]
-        prior = self.parameter.prior.log_prob(value)
+        prior = self._prior_on(theta.device).log_prob(value)
         jacobian = self.bijection.log_abs_det_jacobian(free, value)
         entries_of_event = self.parameter.event_dim - self.bijection.codomain.event_dim
         if entries_of_event:
@@ -291,18 +297,20 @@ def _check_prior_fits(parameter: Parameter) -> None:
         draws = prior.sample(torch.Size((_FIT_DRAWS,)))
         inside = parameter.support.check(draws).all()
         free = torch.randn(bijection.inverse_shape(draws.shape), dtype=draws.dtype)
-    covered = torch.isfinite(_unvalidated(prior).log_prob(bijection(free))).all()
+    covered = torch.isfinite(_copied(prior).log_prob(bijection(free))).all()
     if not (inside and covered):
         raise InputError.of(f"prior of {name}", f"{prior} on {prior.support}", f"a prior on {parameter.support}")
 
 
-def _unvalidated(prior: Distribution) -> Distribution:
-    """A copy that does not validate values."""
+def _copied(prior: Distribution, device: torch.device | str = "cpu") -> Distribution:
+    """A copy on a device, which does not validate values."""
     prior = copy.copy(prior)
     prior._validate_args = False
-    for part in ("base_dist", "_gamma", "_dirichlet"):
-        if isinstance(inner := prior.__dict__.get(part), Distribution):
-            prior.__dict__[part] = _unvalidated(inner)
+    for name, part in prior.__dict__.items():
+        if isinstance(part, Tensor):
+            prior.__dict__[name] = part.to(device)
+        elif isinstance(part, Distribution):
+            prior.__dict__[name] = _copied(part, device)
     return prior
 
 

@@ -15,6 +15,9 @@ from posteria.errors import InputError
 # A distribution taken apart: its tensors, and the function that builds it from them again.
 _Parts = tuple[list[Tensor], Callable[[list[Tensor]], Distribution]]
 
+# Arguments of which a family takes one, though it may carry several; the first is the most exact.
+_ALTERNATIVES = (("logits", "probs"), ("scale_tril", "covariance_matrix", "precision_matrix"))
+
 
 @contextmanager
 def without_validation() -> Iterator[None]:
@@ -54,8 +57,11 @@ def _take_apart(distribution: Distribution) -> _Parts:
 def _flat(distribution: Distribution) -> _Parts:
     """A family with plain tensor arguments, given by ``arg_constraints``."""
     known = list(distribution.arg_constraints)
-    # Families with alternative arguments (probs or logits) keep the one they were given in their dict.
+    # Transformed families have their arguments as properties only.
     names = [n for n in known if n in distribution.__dict__] or [n for n in known if hasattr(distribution, n)]
+    for alternatives in _ALTERNATIVES:
+        present = [n for n in alternatives if n in names]
+        names = [n for n in names if n not in present[1:]]
     if not names:
         raise InputError.of("predict", f"a {type(distribution).__name__}",
                             "a family with tensor arguments, Independent, or MixtureSameFamily")

@@ -14,9 +14,10 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
+from posteria.curvature import DenseCurvature, DiagonalCurvature
 from posteria.encoders.base import Encoder, EncoderSpec
-from posteria.randomness import generator_for, randn
-from posteria.types import Context, Dataset, Geometry, LogJoint
+from posteria.randomness import generator_for
+from posteria.types import Context, Curvature, Dataset, Geometry, LogJoint
 
 Build = Callable[[EncoderSpec], Encoder]
 LogJointOf = Callable[[Dataset], LogJoint]
@@ -24,7 +25,7 @@ LogJointOf = Callable[[Dataset], LogJoint]
 _SPEC = EncoderSpec(num_columns=4, num_blocks=2)
 _BATCH, _ROWS = 3, 7
 # Sums in another order differ by rounding alone.
-_CLOSE = {"rtol": 1e-3, "atol": 1e-4}
+_RTOL, _ATOL = 1e-3, 1e-4
 
 
 class LinearLogJoint:
@@ -50,23 +51,30 @@ class LinearLogJoint:
         y = dataset.x.new_zeros(dataset.x.shape[:2]) if dataset.y is None else dataset.y
         self._y = torch.where(dataset.observed, y, 0.0)
 
-    def geometry(self, z: Tensor) -> Geometry:
-        """Density, score and diagonal curvature at z (B, C, P)."""
+    def score(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Log density (B, C) and its gradient (B, C, P) at z (B, C, P)."""
         z = torch.where(self.active[:, None], z, 0.0)
         errors = self._y[:, None] - z @ self._design.mT
         density = -0.5 * (errors.square().sum(-1) / self.noise_variance + z.square().sum(-1))
+        return density, errors @ self._design / self.noise_variance - z
+
+    def geometry(self, z: Tensor) -> Geometry:
+        """Density, score and diagonal curvature at z (B, C, P)."""
         curvature = self._design.square().sum(1) / self.noise_variance + 1.0
-        return Geometry(density, errors @ self._design / self.noise_variance - z, curvature[:, None].expand_as(z))
+        return Geometry(*self.score(z), curvature[:, None].expand_as(z))
 
-    def precision(self, z: Tensor) -> Tensor:
-        """(B, P, P), the same everywhere."""
+    def curvature(self, z: Tensor, dense_up_to: int) -> Curvature:
+        """The negative Hessian, the same at every z (B, C, P); its diagonal beyond ``dense_up_to`` parameters."""
+        if z.shape[-1] > dense_up_to:
+            return DiagonalCurvature(self.geometry(z).curvature.mean(1))
         eye = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
-        return self._design.mT @ self._design / self.noise_variance + eye
+        return DenseCurvature(self._design.mT @ self._design / self.noise_variance + eye)
 
-    def prior_draws(self, num_samples: int, generator: torch.Generator | None) -> Tensor:
-        """(B, num_samples, P) standard normal at active parameters."""
-        batch, size = self.active.shape
-        return randn(batch, num_samples, size, like=self.scale, generator=generator) * self.active[:, None]
+    def fixed_noise(self, num: int, seed: int) -> Tensor:
+        """(num, P) standard normal numbers; a parameter's do not depend on how many others there are."""
+        keys = [*range(1, len(self.scale)), 0]  # the bias comes last, wherever that is
+        columns = [torch.randn(num, generator=generator_for(seed, key)) for key in keys]
+        return torch.stack(columns, -1).to(self.scale)
 
 
 def random_dataset(spec: EncoderSpec = _SPEC, num_datasets: int = _BATCH, rows: int = _ROWS, seed: int = 0) -> Dataset:
@@ -215,12 +223,13 @@ def _values(context: Context) -> dict[str, Tensor]:
 
 def _same(want: Context, got: Context, what: str) -> None:
     for name, value in _values(want).items():
-        torch.testing.assert_close(_values(got)[name], value, **_CLOSE, msg=lambda m, n=name: f"{what}: {n}: {m}")
+        torch.testing.assert_close(_values(got)[name], value, rtol=_RTOL, atol=_ATOL,
+                                   msg=lambda m, n=name: f"{what}: {n}: {m}")
 
 
 def _differ(one: Context, two: Context) -> bool:
     pairs = zip(_values(one).values(), _values(two).values(), strict=True)
-    return any(not torch.allclose(a, b, **_CLOSE) for a, b in pairs)
+    return any(not torch.allclose(a, b, rtol=_RTOL, atol=_ATOL) for a, b in pairs)
 
 
 def _take(context: Context, index: int) -> Context:

@@ -185,6 +185,9 @@ def check_geometry(model: Model, num_columns: int, seed: int = 0) -> None:
     assert geometry.score.requires_grad, "the score carries no gradient"
     (through,) = torch.autograd.grad(geometry.score.sum() + geometry.log_density.sum(), point)
     assert torch.isfinite(through).all(), "the gradient through the score is not finite"
+    for one, other in zip(model.likelihood_score(point, dataset), (value, score), strict=True):
+        assert one.requires_grad, "likelihood_score carries no gradient"
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8, msg=_named("likelihood_score"))
     with torch.no_grad():
         quiet = model.likelihood_geometry(theta, dataset)
     assert not quiet.score.requires_grad, "the score carries a gradient where gradients are off"

@@ -49,6 +49,7 @@ class WeightAverage:
             self.load(own, self._weights)
 
     def tensors(self) -> dict[str, Tensor]:
+        """The averages by the parameters' names; none without a decay."""
         return dict(self._average)
 
     @torch.no_grad()

@@ -54,6 +54,7 @@ class NonFiniteGuard:
             )
 
     def tensors(self) -> dict[str, Tensor]:
+        """The counters by name."""
         return {"skipped": self._skipped, "row": self._row, "longest_row": self._longest_row}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
@@ -69,6 +70,7 @@ class Window:
         self._sums = torch.zeros(3, device=device, dtype=torch.float64)  # loss, norm, steps
 
     def add(self, loss: Tensor, norm: Tensor, finite: Tensor) -> None:
+        """Take in one step; all three are scalars, finite a boolean."""
         figures = torch.stack([loss.double(), norm.double(), torch.ones_like(loss, dtype=torch.float64)])
         self._sums += torch.where(finite, figures, 0.0)
 
@@ -83,9 +85,11 @@ class Window:
         return self.means()["loss"]
 
     def clear(self) -> None:
+        """Begin a new window."""
         self._sums.zero_()
 
     def tensors(self) -> dict[str, Tensor]:
+        """The sums by name."""
         return {"sums": self._sums}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:

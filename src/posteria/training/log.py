@@ -22,9 +22,13 @@ Row = dict[str, float]
 class Log(Protocol):
     """Takes one row of figures at a time."""
 
-    def write(self, row: Row) -> None: ...
+    def write(self, row: Row) -> None:
+        """Add a row; every row of a log has the same names."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Write what is still held back."""
+        ...
 
 
 class CsvLog:
@@ -45,13 +49,18 @@ class CsvLog:
             write_atomically(path, _lines(self.rows, header=True).encode())
 
     def write(self, row: Row) -> None:
+        """Append a row.
+
+        Raises:
+            TrainingError: the disk is full.
+        """
         text = _lines([row], header=not self.rows)
         self.rows.append(row)
         with explained_disk_errors(self.path), open(self.path, "a", encoding="utf-8", newline="") as file:
             file.write(text)
 
     def close(self) -> None:
-        pass
+        """Nothing is held back."""
 
 
 class TensorBoardLog:
@@ -70,11 +79,13 @@ class TensorBoardLog:
         self._writer = SummaryWriter(str(folder), purge_step=last_step + 1 if last_step else None)
 
     def write(self, row: Row) -> None:
+        """Add the row's figures at its step."""
         for name, value in row.items():
             if name != "step":
                 self._writer.add_scalar(name, value, int(row["step"]))
 
     def close(self) -> None:
+        """Write what is still held back."""
         self._writer.close()
 
 
@@ -110,6 +121,7 @@ class Bar:
         return not self._progress.disable
 
     def update(self, progress: float, figures: Mapping[str, Any]) -> None:
+        """Show how far the run is, in [0, 1], and some figures by name."""
         text = "  ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
                          for name, value in figures.items())
         self._progress.update(self._task, completed=progress, figures=text)

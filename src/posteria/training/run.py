@@ -16,7 +16,7 @@ from torch import Tensor
 from posteria.errors import CheckpointError, InputError
 from posteria.estimator import Estimator
 from posteria.objectives import Objective, Step
-from posteria.randomness import generator_for
+from posteria.randomness import generator_for, seed_global_state
 from posteria.tasks import Task
 from posteria.training.average import WeightAverage
 from posteria.training.checkpoint import Checkpoint, explained_disk_errors, load_optimizer, optimizer_tensors
@@ -101,7 +101,7 @@ class Run:
         """Draw a batch and move the weights, unless the loss or its gradient is not finite."""
         self.progress_before = self.progress
         generator = generator_for(self.recipe.seed, self.steps, self.device)
-        torch.manual_seed(generator.initial_seed() ^ _GLOBAL_SALT)  # for dropout, which knows no generator
+        seed_global_state(generator.initial_seed() ^ _GLOBAL_SALT, self.device)  # dropout knows no generator
         self.optimizer.zero_grad()
         try:
             loss = self._loss(Step(self.progress_before, generator))
@@ -202,6 +202,7 @@ class Run:
         return time.perf_counter() - self._last_checkpoint >= self.recipe.checkpoint_every_seconds
 
     def save_checkpoint(self) -> None:
+        """Write the run's state into its folder, if it has one."""
         self._last_checkpoint = time.perf_counter()
         if self.folder is None:
             return

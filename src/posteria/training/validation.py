@@ -26,7 +26,9 @@ class Estimates(Protocol):
 
     model: Model
 
-    def distribution(self, dataset: Dataset) -> ThetaDistribution: ...
+    def distribution(self, dataset: Dataset) -> ThetaDistribution:
+        """q(theta | D), one per dataset."""
+        ...
 
 
 @dataclass(frozen=True)

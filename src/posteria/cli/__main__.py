@@ -1,0 +1,5 @@
+"""``python -m posteria.cli``."""
+
+from posteria.cli import main
+
+main()

@@ -1,0 +1,62 @@
+"""``posteria infer``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from posteria.cli.console import explained_errors, note, show, written
+
+
+def infer(
+    estimator: Annotated[str, typer.Argument(
+        metavar="RUN_OR_NAME", help="Folder of a run, or a shipped estimator of [bold]posteria list[/bold].")],
+    data: Annotated[Path, typer.Argument(
+        metavar="DATA", help="Table with a row per observation: .csv, .csv.gz or .parquet.")],
+    folder: Annotated[Path, typer.Option("--out", help="Folder for the results.")],
+    target: Annotated[str | None, typer.Option(help="Column to predict; none for a model of x alone.")] = None,
+    columns: Annotated[str | None, typer.Option(
+        metavar="A,B,...", help="Columns to use as features. Default: all but the target.")] = None,
+    num_samples: Annotated[int, typer.Option(min=1, help="Posterior draws.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    model_file: Annotated[str | None, typer.Option(
+        help="path.py:function of the model, for an estimator trained with --model-file.")] = None,
+    option: Annotated[list[str] | None, typer.Option(
+        metavar="KEY=VALUE", help="Arguments of that function. May be repeated.")] = None,
+) -> None:
+    """The posterior of a table: summary.csv, draws.parquet and report.html in --out.
+
+    \b
+    [bold]A shipped estimator; only some columns; a model of your own[/bold]
+    posteria infer linear_regression houses.csv --target price --out out
+    posteria infer linear_classification patients.parquet --target ill \\
+        --columns age,sex,bmi --out out
+    posteria infer run counts.csv --target n \\
+        --model-file my_model.py:build --out out
+
+    Numeric columns (and a numeric target) are standardised; text and boolean columns become 0/1 columns; labels of a
+    target become classes. Rows with missing values are refused. Parameters are reported as the model has them and,
+    for the linear models, in the units of the table too (units.*).
+
+    Exit codes: 0 done, 1 failed, 2 bad input (a missing column, too many features, ...).
+    """
+    with explained_errors():
+        from posteria.cli.sources import load_estimator, output_folder
+        from posteria.inference import infer_table
+        from posteria.tables import read_table
+
+        table = read_table(data)
+        loaded = load_estimator(estimator, model_file, option or [])
+        chosen = None if columns is None else [name.strip() for name in columns.split(",")]
+        result = infer_table(loaded, table, target, chosen, num_samples, seed)
+        for sentence in result.notes:
+            note(sentence)
+        facts = [("data", str(data)), ("estimator", estimator)]
+        paths = result.save(output_folder(folder), f"Posterior of {data.name}", facts)
+        if result.units_summary is None:
+            show(result.summary, "Posterior")
+        else:
+            show(result.units_summary, "Posterior, in the units of the table")
+        written(paths)

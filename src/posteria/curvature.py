@@ -1,0 +1,86 @@
+"""Forms of a log joint's curvature: dense, diagonal plus rows, and diagonal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DenseCurvature:
+    """The matrix itself, (B, P, P)."""
+
+    matrix: Tensor
+
+    def diagonal(self) -> Tensor:
+        return self.matrix.diagonal(dim1=-2, dim2=-1)
+
+    def solve(self, right: Tensor, damping: Tensor) -> Tensor:
+        damped = self.matrix + torch.diag_embed(damping[:, None].expand_as(right))
+        return torch.cholesky_solve(right[..., None], cholesky(damped))[..., 0]
+
+    def factor(self) -> Tensor:
+        return cholesky(self.matrix)
+
+
+@dataclass(frozen=True)
+class RowCurvature:
+    """diag(prior) + Jᵀ J with few rows J (B, M, P): solved in the space of the rows (Woodbury's identity)."""
+
+    rows: Tensor
+    prior: Tensor  # (B, P) positive
+
+    def diagonal(self) -> Tensor:
+        return self.prior + (self.rows**2).sum(1)
+
+    def solve(self, right: Tensor, damping: Tensor) -> Tensor:
+        base = self.prior + damping[:, None]
+        scaled = self.rows / base[:, None]
+        inner = scaled @ self.rows.mT
+        inner.diagonal(dim1=-2, dim2=-1).add_(1.0)
+        correction = torch.cholesky_solve(scaled @ right[..., None], cholesky(inner))
+        return right / base - (scaled.mT @ correction)[..., 0]
+
+    def factor(self) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class DiagonalCurvature:
+    """A diagonal (B, P)."""
+
+    values: Tensor
+
+    def diagonal(self) -> Tensor:
+        return self.values
+
+    def solve(self, right: Tensor, damping: Tensor) -> Tensor:
+        return right / (self.values + damping[:, None])
+
+    def factor(self) -> None:
+        return None
+
+
+def cholesky(matrix: Tensor) -> Tensor:
+    """Lower Cholesky factor in float32, through double precision and a jitter for the matrices where that fails."""
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if not failed.any():
+        return factor
+    wide = matrix[failed > 0].double()
+    jitter = 1e-10 * wide.diagonal(dim1=-2, dim2=-1).amax(-1)
+    wide = wide + torch.diag_embed(jitter[:, None].expand(wide.shape[:2]))
+    repaired, failed_again = torch.linalg.cholesky_ex(wide)
+    if failed_again.any():
+        repaired = torch.linalg.cholesky(positive(wide))
+    factor[failed > 0] = repaired.to(matrix.dtype)
+    return factor
+
+
+def positive(matrix: Tensor) -> Tensor:
+    """|eigenvalues|, floored: a positive definite stand-in for an indefinite Hessian (Nocedal & Wright, 3.4)."""
+    values, vectors = torch.linalg.eigh(matrix.double())
+    floor = 1e-6 * values.abs().amax(-1, keepdim=True).clamp(min=1.0)
+    values = values.abs().maximum(floor.clamp(min=0.05))
+    return ((vectors * values[..., None, :]) @ vectors.mT).to(matrix.dtype)
