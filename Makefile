@@ -43,7 +43,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/pyright
 
 bench: $(VENV)/.installed-test
-	$(BIN)/python -m benchmarks
+	for bench in benchmarks/*/bench.py; do $(BIN)/python $$bench || exit 1; done
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/mkdocs build --strict

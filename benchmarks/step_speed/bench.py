@@ -215,6 +215,8 @@ def main() -> None:
     results["machine"] = {"processor": _processor(), "threads": arguments.threads, "torch": torch.__version__}
     for name in arguments.sections or sections:
         results[name] = sections[name]()
+        settings = {"steps": arguments.steps} if name.startswith("loss") else {"repeats": arguments.repeats}
+        results.setdefault("settings", {})[name] = settings
         sys.stdout.write(f"{name}: {results[name]}\n")
         path.write_text(json.dumps(results, indent=1) + "\n")
     write_report(results, HERE / "README.md")

@@ -17,9 +17,9 @@ _INTRODUCTION = """# Time of a training step
 
 100-D linear regression, batch 128, 64 to 128 observations, reverse KL. *Plain* is the same architecture as one would
 write it first (`plain.py`: torch's own modules, padded to 128 rows with a mask, dropout 0.1 in the Transformer, a
-fresh simulation per step, float32, Adam). *posteria* is `Estimator` + `SimulatedTask` + `ReverseKL` as they ship (96
-rows, the mean size; four draws per dataset where plain takes one; clipping), with the encoder in bfloat16
-(`precision="bf16"`).
+fresh simulation per step, float32, Adam). *posteria* is `Estimator` + `SimulatedTask` + `ReverseKL` (96
+rows, the mean size; four draws per dataset where plain takes one; clipping), with the encoder in bfloat16,
+which on a CPU has to be asked for (`precision="bf16"`; the default there is float32).
 
     python benchmarks/step_speed/bench.py
 
@@ -30,13 +30,18 @@ def write_report(results: dict[str, Any], path: Path) -> None:
     """Write whichever sections there are."""
     machine = results["machine"]
     parts = [_INTRODUCTION + f"Machine: {machine['processor']}, {machine['threads']} thread(s), "
-             f"torch {machine['torch']}.\n", _timings(results)]
+             f"torch {machine['torch']}. Timed turns: {_turns(results)}.\n", _timings(results)]
     if "ablation" in results:
         parts.append(_ablation(results["ablation"]))
     parts += [_losses(results[f"loss_{n}"], n) for n in (2, 100) if f"loss_{n}" in results]
     notes = path.parent / "notes.md"
     parts += [notes.read_text()] if notes.exists() else []
     path.write_text("\n".join(parts))
+
+
+def _turns(results: dict[str, Any]) -> str:
+    settings = results.get("settings", {})
+    return ", ".join(f"{name} {s['repeats']}" for name, s in settings.items() if "repeats" in s)
 
 
 def _timings(results: dict[str, Any]) -> str:

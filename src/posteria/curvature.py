@@ -35,6 +35,10 @@ class RowCurvature:
     def diagonal(self) -> Tensor:
         return self.prior + (self.rows**2).sum(1)
 
+    def dense(self) -> Tensor:
+        """(B, P, P) the matrix itself."""
+        return self.rows.mT @ self.rows + torch.diag_embed(self.prior)
+
     def solve(self, right: Tensor, damping: Tensor) -> Tensor:
         base = self.prior + damping[:, None]
         scaled = self.rows / base[:, None]

@@ -216,6 +216,15 @@ class LogJoint(Protocol):
         """
         ...
 
+    def expectation(self, z: Tensor, spread: Tensor, factor: Tensor | None, dense_up_to: int) -> (
+            tuple[Tensor, Curvature] | None):
+        """Score (B, P) and curvature averaged over a normal guess, where the model integrates exactly; else None.
+
+        The guess has centre z (B, P) and the precision with Cholesky factor ``factor``, or independent
+        entries of standard deviation ``spread`` (B, P).
+        """
+        ...
+
     def fixed_noise(self, num: int, seed: int) -> Tensor:
         """(num, P) standard normal numbers, always the same for a seed and a parameter; zero nowhere."""
         ...

@@ -20,8 +20,13 @@ from posteria.types import Curvature, LogJoint
 _TRUST_RADIUS = 4.0
 # A dataset's search is over when the next step promises less than this many nats.
 _CONVERGED = 1e-5
+# Share of a step taken where the averages are exact; those over draws take less and less, which averages noise out.
+_EXACT_WEIGHT = 0.7
 _DAMPING_UP, _DAMPING_DOWN, _LEAST_DAMPING = 8.0, 4.0, 1e-2
 
+
+import os
+WT=eval(os.environ.get('WT','lambda d: max(.3,.7*.9**d)'))
 
 @dataclass(frozen=True)
 class Guess:
@@ -87,28 +92,42 @@ def widen(log_joint: LogJoint, guess: Guess, depth: int, candidates: int, correl
     Args:
         log_joint: the target.
         guess: the last guess.
-        depth: 0, 1, ...: later steps weigh less (2 / (depth + 2)), which averages the noise of the draws out.
-        candidates: number of draws, even: they come in antithetic pairs.
+        depth: 0, 1, ... counts the widenings.
+        candidates: number of draws, even (they come in antithetic pairs), where the model has no exact averages.
         correlated: the guess has a full precision, as far as the curvature is dense; otherwise a diagonal one
             (mean-field inference).
         damping, dense_up_to: as in :func:`climb`.
     """
-    weight = 2.0 / (depth + 2)
     factor = guess.curvature.factor() if correlated else None
+    exact = log_joint.expectation(guess.z, guess.spread, factor, dense_up_to)
+    if exact is not None:
+        (score, preconditioner), wobble, weight = exact, torch.zeros_like(guess.z), WT(depth)
+        curvature = preconditioner
+        if factor is None:
+            curvature = DiagonalCurvature(preconditioner.diagonal())
+    else:
+        score, wobble, curvature = _average(log_joint, guess, factor, depth, candidates, dense_up_to)
+        preconditioner = curvature if factor is not None else log_joint.curvature(guess.z[:, None], dense_up_to)
+        weight = 2.0 / (depth + 2)
+    curvature = _mixed(guess.curvature, curvature, weight)
+    if factor is not None:
+        preconditioner = curvature
+    step = _bounded(preconditioner.solve(score, torch.full_like(score[:, 0], damping)), 1.0)
+    moved = weight * step
+    return Guess(guess.z + moved, curvature, score, wobble, step - moved, moved)
+
+
+def _average(log_joint: LogJoint, guess: Guess, factor: Tensor | None, depth: int, candidates: int,
+             dense_up_to: int) -> tuple[Tensor, Tensor, Curvature]:
+    """Mean and standard deviation (B, P) of the score over draws from the guess, and the mean curvature."""
     points = guess.z[:, None] + _offsets(log_joint, guess, factor, depth, candidates)
     if factor is not None:
         score, curvature = log_joint.score(points)[1], log_joint.curvature(points, dense_up_to)
-        preconditioner = curvature = _mixed(guess.curvature, curvature, weight)
     else:
         geometry = log_joint.geometry(points)
-        score = geometry.score
-        curvature = _mixed(guess.curvature, DiagonalCurvature(geometry.curvature.mean(1)), weight)
-        preconditioner = log_joint.curvature(guess.z[:, None], dense_up_to)
-    average = score.mean(1)
-    step = _bounded(preconditioner.solve(average, torch.full_like(average[:, 0], damping)), 1.0)
-    wobble = (score - average[:, None]).square().mean(1).sqrt()
-    moved = weight * step
-    return Guess(guess.z + moved, curvature, average, wobble, step - moved, moved)
+        score, curvature = geometry.score, DiagonalCurvature(geometry.curvature.mean(1))
+    mean = score.mean(1)
+    return mean, (score - mean[:, None]).square().mean(1).sqrt(), curvature
 
 
 def _mixed(old: Curvature, new: Curvature, weight: float) -> Curvature:

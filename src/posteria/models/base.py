@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,6 +15,7 @@ from posteria.models.parameters import Layout, Parameter
 from posteria.randomness import randn
 from posteria.types import Dataset, Geometry
 
+Spread = Callable[[Tensor], Tensor]
 Target = Literal["none", "real", "class", "count"]
 # Up to this many parameters a dense Hessian by automatic differentiation is affordable; past it, row scores.
 _EXACT_HESSIAN_PARAMETERS = 64
@@ -122,6 +123,14 @@ class Model(ABC):
 
     def likelihood_rows(self, theta: Tensor, dataset: Dataset) -> Tensor | None:
         """(B, M, P) J with Jᵀ J the curvature at theta (B, P), where the model has such a root; no gradient."""
+        return None
+
+    def likelihood_expectation(self, theta: Tensor, spread: Spread, dataset: Dataset) -> tuple[Tensor, Tensor] | None:
+        """Score (B, P) and curvature rows (B, M, P), averaged over a normal around theta (B, P), or None.
+
+        For models where that average is cheap and exact (one-dimensional integrals per row); no gradient.
+        ``spread`` maps rows J (B, M, P) to J L with L Lᵀ the normal's covariance.
+        """
         return None
 
     def _dense_curvature(self, point: Tensor, score: Tensor, dataset: Dataset) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -41,6 +42,8 @@ class _LinearLine:
 
 class _Linear(OutputModel):
     """f(x) = W x + b, with one row of W per output."""
+
+    linear_outputs: ClassVar[bool] = True
 
     def __init__(self, head: Head, priors: Mapping[str, Distribution] | None):
         many = head.target == "class"

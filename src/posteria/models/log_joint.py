@@ -63,6 +63,24 @@ class ModelLogJoint:
         stacked = torch.cat([row for row in rows if row is not None], 1) * self.scale / len(rows) ** 0.5
         return RowCurvature(torch.where(self.active[:, None], stacked, 0.0), prior)
 
+    @torch.no_grad()
+    def expectation(self, z: Tensor, spread: Tensor, factor: Tensor | None, dense_up_to: int) -> (
+            tuple[Tensor, Curvature] | None):
+        def widths(rows: Tensor) -> Tensor:
+            rows = rows * self.scale
+            if factor is None:
+                return rows * spread[:, None]
+            return torch.linalg.solve_triangular(factor, rows.mT, upper=False).mT
+
+        averages = self.model.likelihood_expectation(self.theta(z), widths, self.dataset)
+        if averages is None:
+            return None
+        prior = self._prior(z[:, None])
+        score = self._bounded((averages[0] * self.scale + prior.score[:, 0])[:, None])[:, 0]
+        rows = torch.where(self.active[:, None], averages[1] * self.scale, 0.0)
+        own = RowCurvature(rows, torch.where(self.active, prior.curvature[:, 0], 1.0))
+        return score, DenseCurvature(own.dense()) if z.shape[-1] <= dense_up_to else own
+
     def _dense(self, z: Tensor) -> Tensor:
         """(B, P, P) likelihood and prior, averaged over the points."""
         points = [self.model.likelihood_precision(self.theta(point), self.dataset) for point in z.unbind(1)]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, Protocol
+from functools import lru_cache
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -16,11 +17,14 @@ from torch.distributions import Distribution
 from torch.nn import functional
 
 from posteria.errors import DataError
-from posteria.models.base import Model
+from posteria.models.base import Model, Spread
 from posteria.models.heads import Extra, Head
 from posteria.models.parameters import Parameter
 from posteria.randomness import seeded
 from posteria.types import Dataset, Geometry
+
+
+_NUM_NODES = 32
 
 
 class Linearization(Protocol):
@@ -45,6 +49,7 @@ class OutputModel(Model):
     """A model whose likelihood sees theta only through outputs (B, S, N, K) and a head."""
 
     curvature_is_positive = True
+    linear_outputs: ClassVar[bool] = False  # the outputs are linear in theta (not in x)
 
     def __init__(self, head: Head, parameters: tuple[Parameter, ...], axes: Mapping[str, int],
                  priors: Mapping[str, Distribution] | None):
@@ -90,11 +95,52 @@ class OutputModel(Model):
         line = self.linearize(point, dataset)
         seen = dataset.observed[:, None, :, None, None].to(theta.dtype)
         jacobian = line.jacobian(self.head.root(line.outputs, self._extra(point, dataset)) * seen)[:, 0]
-        own = self.head.own_curvature(dataset.observed, 1)[:, 0].to(theta.dtype)
+        return self._with_own_rows(jacobian, dataset)
+
+    def _with_own_rows(self, jacobian: Tensor, dataset: Dataset) -> Tensor:
+        """Rows of the curvature in all parameters, the head's own included."""
+        own = self.head.own_curvature(dataset.observed, 1)[:, 0].to(jacobian.dtype)
         if not own.shape[-1]:
             return jacobian
         widened = functional.pad(jacobian, (0, own.shape[-1]))
         return torch.cat([widened, functional.pad(torch.diag_embed(own.sqrt()), (jacobian.shape[-1], 0))], 1)
+
+    @torch.no_grad()
+    def likelihood_expectation(self, theta: Tensor, spread: Spread, dataset: Dataset) -> tuple[Tensor, Tensor] | None:
+        """Averages over the outputs, which are normal when theta is, because they are linear in it."""
+        if not self.linear_outputs:
+            return None
+        line = self.linearize(theta[:, None], dataset)
+        outputs, own = line.outputs[:, 0], len(self.head.parameters)
+        unit = torch.eye(outputs.shape[-1]).to(outputs).expand(len(dataset), 1, outputs.shape[1], -1, -1)
+        slopes = functional.pad(line.jacobian(unit)[:, 0], (0, own))  # (B, N K, P)
+        widths = spread(slopes).unflatten(1, outputs.shape[1:])
+        nodes = _nodes(outputs.shape[-1] + own).to(outputs)
+        points = outputs + torch.einsum("bnkl,ql->qbnk", _root(widths @ widths.mT), nodes[:, :outputs.shape[-1]])
+        points = points.transpose(0, 1)  # (B, Q, N, K)
+        extra = self._extra_at(theta, spread, nodes[:, outputs.shape[-1]:], dataset)
+        return self._average(points, extra, line, dataset)
+
+    def _average(self, points: Tensor, extra: Extra, line: Linearization, dataset: Dataset) -> tuple[Tensor, Tensor]:
+        """Score (B, P) and curvature rows (B, M, P) from outputs at the nodes (B, Q, N, K)."""
+        y, seen = _target(dataset), dataset.observed[:, None, :, None].to(points.dtype)
+        pulled = (self.head.score(points, y, extra).mean(1, keepdim=True) * seen)
+        own = self.head.own_score(points, y, dataset.observed, extra).mean(1)
+        score = torch.cat([line.pull_back(pulled)[:, 0], own], -1)
+        root = self.head.root(points, extra)
+        rows = line.jacobian(_root((root @ root.mT).mean(1, keepdim=True)) * seen[..., None])[:, 0]
+        return score, self._with_own_rows(rows, dataset)
+
+    def _extra_at(self, theta: Tensor, spread: Spread, nodes: Tensor, dataset: Dataset) -> Extra:
+        """The head's own parameters (B, Q) at the nodes (Q, H)."""
+        layout, extra = self.layout_of(dataset), {}
+        for i, parameter in enumerate(self.head.parameters):
+            place = layout[parameter.name].start
+            direction = functional.one_hot(torch.tensor(place), theta.shape[-1]).to(theta).expand(len(theta), 1, -1)
+            width = spread(direction).square().sum(-1).sqrt()  # (B, 1)
+            shifted = theta[:, None] + (width * nodes[:, i])[..., None] * direction
+            extra[parameter.name] = layout[parameter.name].constrained(shifted)
+        return extra
 
     @torch.no_grad()
     def likelihood_precision(self, theta: Tensor, dataset: Dataset) -> Tensor:
@@ -131,3 +177,29 @@ def _target(dataset: Dataset) -> Tensor:
     if dataset.y is None:
         raise DataError.of("y", "None", "a target for a regression or classification model")
     return dataset.y[:, None]
+
+
+@lru_cache(maxsize=16)
+def _nodes(dimensions: int) -> Tensor:
+    """(Q, dimensions) equally weighted points of a standard normal, symmetric, with exact second moments.
+
+    Quantiles in one dimension, a Sobol sequence in more. Equal weights suit likelihoods that are nearly steps
+    (a small temperature), where Gauss-Hermite nodes lie too far apart.
+    """
+    if dimensions == 1:
+        levels = ((torch.arange(_NUM_NODES, dtype=torch.float64) + 0.5) / _NUM_NODES)[:, None]
+    else:
+        levels = torch.quasirandom.SobolEngine(dimensions, scramble=True, seed=1).draw(_NUM_NODES, dtype=torch.float64)
+        levels = levels.clamp(1e-4, 1 - 1e-4)
+    points = torch.special.ndtri(levels)
+    points = torch.cat([points, -points]) if dimensions > 1 else points
+    moments = points.mT @ points / len(points)
+    return torch.linalg.solve_triangular(torch.linalg.cholesky(moments), points.mT, upper=False).mT
+
+
+def _root(matrix: Tensor) -> Tensor:
+    """Cholesky factor of small positive semi-definite matrices (..., K, K)."""
+    if matrix.shape[-1] == 1:
+        return matrix.sqrt()
+    jitter = 1e-6 * matrix.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None] + 1e-12
+    return torch.linalg.cholesky_ex(matrix + jitter * torch.eye(matrix.shape[-1]).to(matrix))[0]
