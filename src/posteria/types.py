@@ -91,6 +91,7 @@ class Dataset:
 
     @property
     def device(self) -> torch.device:
+        """Where the tensors live."""
         return self.x.device
 
     def __len__(self) -> int:
@@ -102,6 +103,7 @@ class Dataset:
         return Dataset(self.x[index], y, self.observed[index], self.features[index])
 
     def to(self, device: torch.device | str) -> Dataset:
+        """The same datasets on another device."""
         y = None if self.y is None else self.y.to(device)
         return Dataset(self.x.to(device), y, self.observed.to(device), self.features.to(device))
 

@@ -17,6 +17,8 @@ from posteria.types import Context, ContextSpec
 _LOG_2PI = math.log(2 * math.pi)
 # Located contexts are corrected by at most this many (log) units; free heads get a wider range.
 _LOCATED_LIMIT, _FREE_LIMIT = 3.0, 12.0
+# Off-diagonal entries of a free factor shrink with its size, so that solves with it stay finite.
+_TRIANGLE_NORM = 8.0
 
 
 def soft_limit(values: Tensor, limit: float) -> Tensor:
@@ -99,20 +101,22 @@ class MeanAndScale(nn.Module):
         if self.from_tokens:
             assert spec.token_dim is not None
             self.head = nn.Linear(spec.token_dim, 2)
+            nn.init.zeros_(self.head.weight)  # start at the context's own location and scale
+            nn.init.zeros_(self.head.bias)
         else:
             if spec.num_parameters is None:
                 raise InputError.of("density", "an encoder without tokens and no fixed number of parameters",
                                     "a fixed number of features, or an encoder with tokens")
             self.head = nn.Linear(spec.summary_dim, 2 * spec.num_parameters)
-        nn.init.zeros_(self.head.weight)  # start at the context's own location and scale, or at N(0, I)
-        nn.init.zeros_(self.head.bias)
 
     def forward(self, context: Context, unit: Tensor | None) -> tuple[Tensor, Tensor]:
         """Mean (B, P) and log scale correction (B, P); ``unit`` (B, P) is the step that a mean shift of one makes."""
         if not self.from_tokens:
             mean, log_scale = self.head(context.summary).float().chunk(2, -1)
             return mean, soft_limit(log_scale, _FREE_LIMIT)
-        assert context.tokens is not None and context.location is not None and unit is not None
+        assert context.tokens is not None
+        assert context.location is not None
+        assert unit is not None
         shift, log_scale = self.head(context.tokens).float().unbind(-1)
         mean = context.location + unit * soft_limit(shift, _LOCATED_LIMIT)
         return mean, soft_limit(log_scale, _LOCATED_LIMIT)
@@ -156,9 +160,11 @@ class FullGaussian(Density):
             nn.init.normal_(self.pairs.weight, std=1e-3)
         else:
             assert spec.num_parameters is not None
-            self.triangle = nn.Linear(spec.summary_dim, spec.num_parameters * (spec.num_parameters - 1) // 2)
-            nn.init.zeros_(self.triangle.weight)
-            nn.init.zeros_(self.triangle.bias)
+            below = spec.num_parameters * (spec.num_parameters - 1) // 2
+            if below:
+                self.triangle = nn.Linear(spec.summary_dim, below)
+                nn.init.zeros_(self.triangle.weight)
+                nn.init.zeros_(self.triangle.bias)
 
     def forward(self, context: Context) -> GaussianTheta:
         unit = conditional_scale(context)
@@ -175,11 +181,12 @@ class FullGaussian(Density):
             assert context.tokens is not None
             pairs = self.pairs(context.tokens).float() * context.active[..., None]
             return torch.linalg.cholesky(eye + pairs @ pairs.mT)
-        assert self.triangle is not None
         size = both.shape[-1]
+        if self.triangle is None:  # one parameter
+            return eye.expand(both.shape)
         row, column = torch.tril_indices(size, size, -1, device=both.device)
         lower = context.summary.new_zeros(both.shape, dtype=torch.float32)
-        lower[:, row, column] = soft_limit(self.triangle(context.summary).float(), _FREE_LIMIT)
+        lower[:, row, column] = soft_limit(self.triangle(context.summary).float(), _TRIANGLE_NORM / size**0.5)
         return torch.where(both, lower, 0.0) + eye
 
 

@@ -41,7 +41,8 @@ class IterativeEncoder(Encoder):
     Args:
         width: token width.
         climbs: at most so many steps towards a mode; ends early when all datasets have converged.
-        widenings: looks at candidates drawn from the guess; the network has one layer more than that.
+        widenings: looks at the region that the guess covers.
+        layers: network layers; they read the last so many guesses.
         candidates: draws per look (even: they come in antithetic pairs).
         heads: attention heads.
         dense_up_to: up to this many parameters the curvature is a full matrix, and correlated densities get its
@@ -53,17 +54,19 @@ class IterativeEncoder(Encoder):
     needs_likelihood: ClassVar[bool] = True
     located: ClassVar[bool] = True
 
-    def __init__(self, spec: EncoderSpec, width: int = 48, climbs: int = 12, widenings: int = 4, candidates: int = 4,
-                 heads: int = 4, dense_up_to: int = 256, inducing: int = 16):
+    def __init__(self, spec: EncoderSpec, width: int = 48, climbs: int = 12, widenings: int = 8, layers: int = 3,
+                 candidates: int = 4, heads: int = 4, dense_up_to: int = 256, inducing: int = 16):
         super().__init__()
         if candidates < 2 or candidates % 2:
             raise InputError.of("candidates", repr(candidates), "an even number, 2 or more")
+        if not 1 <= layers <= widenings + 1:
+            raise InputError.of("layers", repr(layers), f"1 to widenings + 1 = {widenings + 1}")
         self.summary_dim, self.token_dim = width, width
         self.climbs, self.widenings, self.candidates, self.dense_up_to = climbs, widenings, candidates, dense_up_to
         self.exchangeable, self.correlated = spec.exchangeable, spec.full_covariance
         self.roles = nn.Embedding(spec.num_blocks, width)
         nn.init.normal_(self.roles.weight, std=0.1)
-        self.layers = nn.ModuleList(_Mixer(width, heads, inducing) for _ in range(widenings + 1))
+        self.layers = nn.ModuleList(_Mixer(width, heads, inducing) for _ in range(layers))
         self.move = nn.Linear(width, 2)
         nn.init.zeros_(self.move.weight)
         nn.init.zeros_(self.move.bias)
@@ -71,7 +74,7 @@ class IterativeEncoder(Encoder):
         self.summary = nn.Linear(width + 2, width)
 
     def forward(self, dataset: Dataset, log_joint: LogJoint) -> Context:
-        guesses = self._search(log_joint)
+        guesses = self._search(log_joint)[-len(self.layers):]
         messages = _Messages.of(log_joint)
         sizes = sizes_of(dataset)[:, None].expand(-1, log_joint.active.shape[-1], -1)
         tokens = self.roles(log_joint.roles).expand(len(dataset), -1, -1)

@@ -143,6 +143,9 @@ class CategoricalHead(Head):
         return log_probs.gather(-1, index)[..., 0]
 
     def score(self, outputs: Tensor, y: Tensor, extra: Extra) -> Tensor:
+        if self.num_classes == 2:
+            error = (y - torch.sigmoid(self._contrast(outputs))) / self.temperature
+            return error[..., None] if self.reference else torch.stack([-error, error], -1)
         probabilities = self.logits(outputs).softmax(-1)
         chosen = functional.one_hot(y.long(), self.num_classes).to(outputs.dtype)
         return ((chosen - probabilities) / self.temperature)[..., self.num_classes - self.num_outputs:]

@@ -156,13 +156,6 @@ class OutputModel(Model):
         self._check_theta(theta, dataset)
         return self.head.distribution(self.linearize(theta, dataset).outputs, self._extra(theta, dataset))
 
-    def check(self, dataset: Dataset) -> None:
-        super().check(dataset)
-        if self.num_classes and dataset.y is not None:
-            largest = int(torch.where(dataset.observed, dataset.y, 0.0).max())
-            if largest >= self.num_classes:
-                raise DataError.of("y", f"class {largest}", f"classes 0 to {self.num_classes - 1}")
-
     def _extra(self, theta: Tensor, dataset: Dataset) -> Extra:
         layout = self.layout_of(dataset)
         return {p.name: layout[p.name].constrained(theta) for p in self.head.parameters}

@@ -30,8 +30,8 @@ class ReverseKL(Objective):
         path_gradient: use the path estimator (then ``closed_form`` does not apply).
         closed_form: use the exact KL to the prior where there is one.
         warm_up: fraction of training over which the KL term grows from 0 to 1.
-        limit: losses of single datasets beyond this many nats per size unit count linearly less (tanh-free
-            logarithm), so that a bad start does not drown the batch.
+        limit: the loss of a single dataset grows only logarithmically beyond this many nats per row and parameter,
+            so that a bad start does not drown the batch; None for no limit.
     """
 
     def __init__(self, num_samples: int = 4, path_gradient: bool = True, closed_form: bool = True,

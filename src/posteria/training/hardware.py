@@ -30,6 +30,13 @@ def choose_encoder_dtype(precision: str, encoder: Encoder, device: torch.device)
     An encoder that evaluates the likelihood keeps float32 unless told otherwise: residuals of a good fit are small
     differences of large numbers.
     """
-    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    automatic = precision == "auto" and fast and not encoder.needs_likelihood
+    automatic = precision == "auto" and _multiplies_bf16(device) and not encoder.needs_likelihood
     return torch.bfloat16 if automatic or precision == "bf16" else None
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
+    """The device has instructions for bfloat16 products, so that they are faster than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    flags = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))
