@@ -27,7 +27,7 @@ REGISTRIES = {
     "encoders.ENCODERS": {"iterative", "transformer", "deepsets", "gru"},
     "densities.DENSITIES": {"gaussian", "full", "low_rank", "flow", "spline_flow"},
     "objectives.OBJECTIVES": {"forward_kl", "reverse_kl"},
-    "tasks.TASKS": {"simulated"},
+    "tasks.TASKS": {"simulated", "standardised"},
 }
 
 

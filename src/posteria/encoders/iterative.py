@@ -42,7 +42,7 @@ class IterativeEncoder(Encoder):
         width: token width.
         climbs: at most so many steps towards a mode; ends early when all datasets have converged.
         widenings: looks at the region that the guess covers.
-        layers: network layers; they read the last so many guesses.
+        layers: network layers; they read the last so many guesses, the last one again if there are fewer.
         candidates: draws per look (even: they come in antithetic pairs).
         heads: attention heads.
         dense_up_to: up to this many parameters the curvature is a full matrix, and correlated densities get its
@@ -59,8 +59,8 @@ class IterativeEncoder(Encoder):
         super().__init__()
         if candidates < 2 or candidates % 2:
             raise InputError.of("candidates", repr(candidates), "an even number, 2 or more")
-        if not 1 <= layers <= widenings + 1:
-            raise InputError.of("layers", repr(layers), f"1 to widenings + 1 = {widenings + 1}")
+        if layers < 1:
+            raise InputError.of("layers", repr(layers), "1 or more")
         self.summary_dim, self.token_dim = width, width
         self.climbs, self.widenings, self.candidates, self.dense_up_to = climbs, widenings, candidates, dense_up_to
         self.exchangeable, self.correlated = spec.exchangeable, spec.full_covariance
@@ -74,7 +74,7 @@ class IterativeEncoder(Encoder):
         self.summary = nn.Linear(width + 2, width)
 
     def forward(self, dataset: Dataset, log_joint: LogJoint) -> Context:
-        guesses = self._search(log_joint)[-len(self.layers):]
+        guesses = self._search(log_joint)
         messages = _Messages.of(log_joint)
         sizes = sizes_of(dataset)[:, None].expand(-1, log_joint.active.shape[-1], -1)
         tokens = self.roles(log_joint.roles).expand(len(dataset), -1, -1)
@@ -83,14 +83,15 @@ class IterativeEncoder(Encoder):
         return self._context(log_joint, guesses[-1], self.norm(tokens), sizes)
 
     def _search(self, log_joint: LogJoint) -> list[Guess]:
-        """The guess after the climb and after every widening."""
+        """One guess per layer: the last of those after the climb and after every widening."""
         damping = _SADDLE_DAMPING if self.exchangeable else 0.0
         guesses = [climb(log_joint, self._start(log_joint), self.climbs, damping, self.dense_up_to)]
         damping = _SADDLE_WIDENING if self.exchangeable else 0.0
         for depth in range(self.widenings):
             guesses.append(widen(log_joint, guesses[-1], depth, self.candidates, self.correlated, damping,
                                  self.dense_up_to))
-        return guesses
+        missing = len(self.layers) - len(guesses)
+        return guesses[-len(self.layers):] + guesses[-1:] * missing
 
     def _start(self, log_joint: LogJoint) -> Tensor:
         """(B, P): the prior's centre, or a fixed prior-like draw where zero is a saddle."""

@@ -66,10 +66,7 @@ class SimulatedTask:
             device: where the simulation runs.
             rows: number of observations N, in place of drawing it.
         """
-        sizes = _host_generator(generator)
-        drawn = self._draw_rows(self.rows, sizes)
-        rows = drawn if rows is None else rows
-        features = self._draw_columns(self.columns, num_datasets, sizes).to(device)
+        rows, features = self.draw_sizes(num_datasets, generator, device, rows)
         theta = self.model.layout(features.shape[-1]).sample_prior((num_datasets,), generator, device)
         x = self.model.draw_inputs(num_datasets, rows, features.shape[-1], generator, device)
         observed = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
@@ -77,6 +74,14 @@ class SimulatedTask:
         dataset = self.model.simulate(theta, inputs, generator)
         # A model of x alone draws every column: those that are not there are padding.
         return replace(dataset, x=dataset.x * features[:, None]), theta
+
+    def draw_sizes(self, num_datasets: int, generator: torch.Generator, device: torch.device | str = "cpu",
+                   rows: int | None = None) -> tuple[int, Tensor]:
+        """The number of rows and the mask of features (B, D) of a batch."""
+        sizes = _host_generator(generator)
+        drawn = self._draw_rows(self.rows, sizes)
+        features = self._draw_columns(self.columns, num_datasets, sizes).to(device)
+        return drawn if rows is None else rows, features
 
     def masked(self) -> SimulatedTask:
         """The same task at the most columns, with masks: for estimators of one size."""
