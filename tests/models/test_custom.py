@@ -98,7 +98,7 @@ def test_a_simulator_has_no_likelihood_and_says_so() -> None:
         with pytest.raises(UnsupportedError, match="'my_simulator' can only be simulated"):
             ask(theta, dataset)
     with pytest.raises(UnsupportedError, match="can only be simulated"):
-        model.likelihood_precision(theta[:, 0], dataset)
+        model.likelihood_precision(theta, dataset)
     with pytest.raises(UnsupportedError, match="predict: got None"):
         model.predict(theta, dataset)
 
@@ -113,7 +113,7 @@ def test_padding_outside_the_domain_does_not_spoil_gradients() -> None:
 def test_many_parameters_use_row_scores() -> None:
     model = CustomModel(LINE, predict=lambda p, x: Normal(_line(p, x), 0.5))
     dataset, theta = example(model, 80, rows=20, num_datasets=2, num_draws=1)
-    precision = model.likelihood_precision(theta[:, 0], dataset)
+    precision = model.likelihood_precision(theta, dataset)
     residual = (dataset.y - model.predict(theta, dataset).mean[:, 0]) / 0.25  # type: ignore[operator]
     scores = residual[..., None] * torch.cat([dataset.x, torch.ones(2, 20, 1)], -1)
     torch.testing.assert_close(precision, scores.mT @ scores)

@@ -38,7 +38,7 @@ def test_curvature_bounds_the_observed_information() -> None:
     dataset, theta = example(model, 2, num_datasets=1, rows=30, num_draws=1)
     hessian = torch.autograd.functional.hessian(
         lambda point: model.log_likelihood(point[None, None], dataset)[0, 0], theta[0, 0])
-    missing = model.likelihood_precision(theta[:, 0], dataset)[0] + hessian
+    missing = model.likelihood_precision(theta, dataset)[0] + hessian
     assert torch.linalg.eigvalsh(missing).min() > -1e-8
 
 

@@ -70,7 +70,8 @@ def rows_of(dataset: Dataset, spec: EncoderSpec) -> Tensor:
     parts = [dataset.x * dataset.features[:, None]]
     if spec.has_y and dataset.y is not None:
         y = dataset.y
-        parts.append(nn.functional.one_hot(y.long(), spec.num_classes).to(y.dtype) if spec.num_classes else y[..., None])
+        classes = spec.num_classes
+        parts.append(nn.functional.one_hot(y.long(), classes).to(y.dtype) if classes else y[..., None])
     return torch.cat(parts, -1) * dataset.observed[..., None]
 
 

@@ -55,7 +55,7 @@ class IterativeEncoder(Encoder):
     located: ClassVar[bool] = True
 
     def __init__(self, spec: EncoderSpec, width: int = 48, climbs: int = 12, widenings: int = 8, layers: int = 3,
-                 candidates: int = 4, heads: int = 4, dense_up_to: int = 256, inducing: int = 16):
+                 candidates: int = 8, heads: int = 4, dense_up_to: int = 256, inducing: int = 16):
         super().__init__()
         if candidates < 2 or candidates % 2:
             raise InputError.of("candidates", repr(candidates), "an even number, 2 or more")
@@ -115,8 +115,9 @@ class IterativeEncoder(Encoder):
 def _features(guess: Guess, sizes: Tensor) -> Tensor:
     """(B, P, 9) squashed inputs of every token."""
     spread = guess.spread
-    columns = (guess.z, torch.asinh(3 * guess.step), torch.asinh(guess.step / spread), torch.asinh(guess.moved / spread),
-               torch.asinh(guess.score * spread), torch.asinh(guess.wobble * spread), spread.log() / 2)
+    columns = (guess.z, torch.asinh(3 * guess.step), torch.asinh(guess.step / spread),
+               torch.asinh(guess.moved / spread), torch.asinh(guess.score * spread),
+               torch.asinh(guess.wobble * spread), spread.log() / 2)
     return torch.cat([torch.stack(columns, -1), sizes], -1)
 
 

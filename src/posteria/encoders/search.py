@@ -20,13 +20,11 @@ from posteria.types import Curvature, LogJoint
 _TRUST_RADIUS = 4.0
 # A dataset's search is over when the next step promises less than this many nats.
 _CONVERGED = 1e-5
-# Share of a step taken where the averages are exact; those over draws take less and less, which averages noise out.
-_EXACT_WEIGHT = 0.7
+# Share of a step taken where the averages are exact, falling to the least; with draws it falls to zero, which
+# averages their noise out.
+_EXACT_WEIGHT, _LEAST_EXACT_WEIGHT = 0.7, 0.3
 _DAMPING_UP, _DAMPING_DOWN, _LEAST_DAMPING = 8.0, 4.0, 1e-2
 
-
-import os
-WT=eval(os.environ.get('WT','lambda d: max(.3,.7*.9**d)'))
 
 @dataclass(frozen=True)
 class Guess:
@@ -101,33 +99,34 @@ def widen(log_joint: LogJoint, guess: Guess, depth: int, candidates: int, correl
     factor = guess.curvature.factor() if correlated else None
     exact = log_joint.expectation(guess.z, guess.spread, factor, dense_up_to)
     if exact is not None:
-        (score, preconditioner), wobble, weight = exact, torch.zeros_like(guess.z), WT(depth)
-        curvature = preconditioner
-        if factor is None:
-            curvature = DiagonalCurvature(preconditioner.diagonal())
+        (score, whole), wobble = exact, torch.zeros_like(guess.z)
+        weight, diagonal = max(_EXACT_WEIGHT * 0.9**depth, _LEAST_EXACT_WEIGHT), whole.diagonal()
     else:
-        score, wobble, curvature = _average(log_joint, guess, factor, depth, candidates, dense_up_to)
-        preconditioner = curvature if factor is not None else log_joint.curvature(guess.z[:, None], dense_up_to)
+        score, wobble, diagonal, whole = _over_draws(log_joint, guess, factor, depth, candidates, dense_up_to)
         weight = 2.0 / (depth + 2)
-    curvature = _mixed(guess.curvature, curvature, weight)
-    if factor is not None:
-        preconditioner = curvature
+    curvature = _mixed(guess.curvature, DiagonalCurvature(diagonal) if factor is None else whole, weight)
+    preconditioner = whole if factor is None else curvature
     step = _bounded(preconditioner.solve(score, torch.full_like(score[:, 0], damping)), 1.0)
     moved = weight * step
     return Guess(guess.z + moved, curvature, score, wobble, step - moved, moved)
 
 
-def _average(log_joint: LogJoint, guess: Guess, factor: Tensor | None, depth: int, candidates: int,
-             dense_up_to: int) -> tuple[Tensor, Tensor, Curvature]:
-    """Mean and standard deviation (B, P) of the score over draws from the guess, and the mean curvature."""
+def _over_draws(log_joint: LogJoint, guess: Guess, factor: Tensor | None, depth: int, candidates: int,
+                dense_up_to: int) -> tuple[Tensor, Tensor, Tensor, Curvature]:
+    """Over draws from the guess: the score's mean and standard deviation and the mean diagonal curvature (B, P).
+
+    And a whole curvature: the mean one too for a correlated guess, else the one at the centre, which costs less.
+    """
     points = guess.z[:, None] + _offsets(log_joint, guess, factor, depth, candidates)
     if factor is not None:
-        score, curvature = log_joint.score(points)[1], log_joint.curvature(points, dense_up_to)
+        score, whole = log_joint.score(points)[1], log_joint.curvature(points, dense_up_to)
+        diagonal = whole.diagonal()
     else:
         geometry = log_joint.geometry(points)
-        score, curvature = geometry.score, DiagonalCurvature(geometry.curvature.mean(1))
+        score, diagonal = geometry.score, geometry.curvature.mean(1)
+        whole = log_joint.curvature(guess.z[:, None], dense_up_to)
     mean = score.mean(1)
-    return mean, (score - mean[:, None]).square().mean(1).sqrt(), curvature
+    return mean, (score - mean[:, None]).square().mean(1).sqrt(), diagonal, whole
 
 
 def _mixed(old: Curvature, new: Curvature, weight: float) -> Curvature:

@@ -115,14 +115,17 @@ class Model(ABC):
         return Geometry(log_likelihood.detach(), score.detach(), curvature)
 
     def likelihood_precision(self, theta: Tensor, dataset: Dataset) -> Tensor:
-        """(B, P, P) negative Hessian of the log likelihood at theta (B, P), or a positive stand-in; no gradient."""
+        """(B, P, P) negative Hessian of the log likelihood, or a positive stand-in, averaged over theta (B, C, P).
+
+        Carries no gradient.
+        """
         with torch.enable_grad():
-            point = theta.detach()[:, None].requires_grad_()
+            point = theta.detach().requires_grad_()
             (score,) = torch.autograd.grad(self.log_likelihood(point, dataset).sum(), point, create_graph=True)
-            return self._dense_curvature(point, score, dataset)[:, 0]
+            return self._dense_curvature(point, score, dataset).mean(1)
 
     def likelihood_rows(self, theta: Tensor, dataset: Dataset) -> Tensor | None:
-        """(B, M, P) J with Jᵀ J the curvature at theta (B, P), where the model has such a root; no gradient."""
+        """(B, M, P) J with Jᵀ J the curvature averaged over theta (B, C, P), where the model has such a root."""
         return None
 
     def likelihood_expectation(self, theta: Tensor, spread: Spread, dataset: Dataset) -> tuple[Tensor, Tensor] | None:
@@ -141,9 +144,10 @@ class Model(ABC):
             return rows.mT @ rows
         if not score.requires_grad:  # a likelihood linear in theta
             return torch.zeros(*point.shape, size, dtype=point.dtype, device=point.device)
-        columns = [torch.autograd.grad(score[..., i].sum(), point, retain_graph=True, allow_unused=True,
-                                       materialize_grads=True)[0] for i in range(size)]
-        hessian = torch.stack(columns, -1).detach()
+        basis = torch.eye(size, dtype=point.dtype, device=point.device)[:, None, None].expand(-1, *point.shape)
+        (columns,) = torch.autograd.grad(score, point, basis, is_grads_batched=True, retain_graph=True,
+                                         allow_unused=True, materialize_grads=True)
+        hessian = columns.movedim(0, -1).detach()
         return -0.5 * (hessian + hessian.mT)
 
     def _row_scores(self, point: Tensor, dataset: Dataset) -> Tensor:

@@ -59,7 +59,7 @@ class GaussianMean(Model):
 
     def likelihood_geometry(self, theta: Tensor, dataset: Dataset) -> Geometry:
         log_density, score = self.likelihood_score(theta, dataset)
-        curvature = self.likelihood_precision(theta[:, 0], dataset).diagonal(dim1=-2, dim2=-1)
+        curvature = self.likelihood_precision(theta, dataset).diagonal(dim1=-2, dim2=-1)
         return Geometry(log_density, score, curvature[:, None].expand_as(theta))
 
     def log_likelihood(self, theta: Tensor, dataset: Dataset) -> Tensor:
@@ -100,7 +100,7 @@ class GaussianMean(Model):
         wide = Dataset(dataset.x.double(), None, dataset.observed, dataset.features)
         location, scale = (m.double().to(dataset.device) for m in layout.prior_moments)
         start = location.expand(len(dataset), -1)
-        precision = self.likelihood_precision(start, wide) + torch.diag_embed((scale**-2).expand_as(start))
+        precision = self.likelihood_precision(start[:, None], wide) + torch.diag_embed((scale**-2).expand_as(start))
         score = self.likelihood_geometry(start[:, None], wide).score[:, 0]
         mean = start + torch.linalg.solve(precision, score[..., None])[..., 0]
         return MultivariateNormal(mean, torch.linalg.inv(precision), validate_args=False)

@@ -89,7 +89,7 @@ class LinearRegression(_Linear):
         location, scale = (m.double().to(dataset.device) for m in layout.prior_moments)
         start = location.expand(len(dataset), -1)
         prior = torch.diag_embed((scale**-2).expand_as(start))
-        precision = self.likelihood_precision(start, wide) + prior
+        precision = self.likelihood_precision(start[:, None], wide) + prior
         score = self.likelihood_geometry(start[:, None], wide).score[:, 0]
         mean = start + torch.linalg.solve(precision, score[..., None])[..., 0]
         return MultivariateNormal(mean, torch.linalg.inv(precision), validate_args=False)

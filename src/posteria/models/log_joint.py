@@ -16,6 +16,8 @@ from posteria.types import Curvature, Dataset, Geometry
 _LARGEST = 1e12
 # Past this many rows a solve in the space of observations costs more than it gives.
 _MOST_ROWS = 2048
+# Priors that are not log-concave still pull this much, so that precisions stay positive.
+_LEAST_PRIOR_CURVATURE = 0.05
 
 
 class ModelLogJoint:
@@ -56,12 +58,11 @@ class ModelLogJoint:
         self._require_likelihood()
         if z.shape[-1] <= dense_up_to:
             return DenseCurvature(self._dense(z))
-        rows = [self.model.likelihood_rows(self.theta(point), self.dataset) for point in z.unbind(1)]
-        prior = torch.where(self.active, self._prior(z).curvature.mean(1), 1.0)
-        if rows[0] is None or rows[0].shape[1] > _MOST_ROWS:
+        rows = self.model.likelihood_rows(self.theta(z), self.dataset)
+        if rows is None or rows.shape[1] > _MOST_ROWS:
             return DiagonalCurvature(self.geometry(z).curvature.mean(1))
-        stacked = torch.cat([row for row in rows if row is not None], 1) * self.scale / len(rows) ** 0.5
-        return RowCurvature(torch.where(self.active[:, None], stacked, 0.0), prior)
+        prior = torch.where(self.active, self._prior(z).curvature.mean(1), 1.0)
+        return RowCurvature(torch.where(self.active[:, None], rows * self.scale, 0.0), prior)
 
     @torch.no_grad()
     def expectation(self, z: Tensor, spread: Tensor, factor: Tensor | None, dense_up_to: int) -> (
@@ -83,8 +84,7 @@ class ModelLogJoint:
 
     def _dense(self, z: Tensor) -> Tensor:
         """(B, P, P) likelihood and prior, averaged over the points."""
-        points = [self.model.likelihood_precision(self.theta(point), self.dataset) for point in z.unbind(1)]
-        likelihood = torch.stack(points).mean(0) if len(points) > 1 else points[0]
+        likelihood = self.model.likelihood_precision(self.theta(z), self.dataset)
         likelihood = (likelihood * self.scale * self.scale[:, None]).nan_to_num(0.0, _LARGEST, -_LARGEST)
         prior = self._prior(z).curvature.mean(1)
         both = self.active[:, :, None] & self.active[:, None, :]
@@ -99,20 +99,29 @@ class ModelLogJoint:
         return score.nan_to_num(0.0, _LARGEST, -_LARGEST).clamp(-_LARGEST, _LARGEST)
 
     def _prior(self, z: Tensor) -> Geometry:
-        """Prior density, score and curvature in z; exact and free for normal priors."""
+        """Prior density, score and curvature in z (B, C, P): written out where normal, else by differentiation."""
+        plain = self.layout.normal.to(z.device)
+        inside = self.active[:, None] & plain
+        log_density = -0.5 * torch.where(inside, z**2, 0.0).sum(-1)
         if self.layout.has_normal_prior:
-            log_density = -0.5 * torch.where(self.active[:, None], z**2, 0.0).sum(-1)
             return Geometry(log_density, -z, torch.ones_like(z))
+        other, score, curvature = self._other_prior(z, self.active[:, None] & ~plain)
+        score, curvature = torch.where(plain, -z, score), torch.where(plain, 1.0, curvature)
+        return Geometry(log_density + other, score, curvature)
+
+    def _other_prior(self, z: Tensor, counted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Density (B, C), score and curvature (B, C, P) of the blocks whose prior is not normal."""
         wanted = torch.is_grad_enabled()
         with torch.enable_grad():
             point = z if z.requires_grad else z.detach().requires_grad_()
-            log_density = self.layout.log_prior(self.theta(point), self.active[:, None])
+            terms = self.layout.log_prior_terms(self.theta(point), skip_normal=True)
+            log_density = torch.where(counted, terms, 0.0).sum(-1)
             (score,) = torch.autograd.grad(log_density.sum(), point, create_graph=True)
             # Entrywise priors have a diagonal Hessian, which one product with ones reads off.
             (rows,) = torch.autograd.grad(score.sum(), point, retain_graph=True)
         if not wanted:
             log_density, score = log_density.detach(), score.detach()
-        return Geometry(log_density, score, (-rows.detach()).clamp(min=0.05))
+        return log_density, score, (-rows.detach()).clamp(min=_LEAST_PRIOR_CURVATURE)
 
     def _require_likelihood(self) -> None:
         if not self.model.has_likelihood:

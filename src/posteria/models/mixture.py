@@ -109,8 +109,8 @@ class GaussianMixture(Model):
 
     @torch.no_grad()
     def likelihood_precision(self, theta: Tensor, dataset: Dataset) -> Tensor:
-        fit = self._fit(theta[:, None], dataset)
-        counts = fit.responsibilities(dataset.observed).sum((1, 2))  # (B, K)
+        fit = self._fit(theta, dataset)
+        counts = fit.responsibilities(dataset.observed).sum(2).mean(1)  # (B, K)
         blocks = torch.stack([m.precision() for m in fit.marginals], 1) * counts[..., None, None]
         batch, components, columns = blocks.shape[:3]
         eye = torch.eye(components, dtype=blocks.dtype, device=blocks.device)

@@ -23,7 +23,6 @@ from posteria.models.parameters import Parameter
 from posteria.randomness import seeded
 from posteria.types import Dataset, Geometry
 
-
 _NUM_NODES = 32
 
 
@@ -91,11 +90,10 @@ class OutputModel(Model):
 
     @torch.no_grad()
     def likelihood_rows(self, theta: Tensor, dataset: Dataset) -> Tensor:
-        point = theta[:, None]
-        line = self.linearize(point, dataset)
+        line = self.linearize(theta, dataset)
         seen = dataset.observed[:, None, :, None, None].to(theta.dtype)
-        jacobian = line.jacobian(self.head.root(line.outputs, self._extra(point, dataset)) * seen)[:, 0]
-        return self._with_own_rows(jacobian, dataset)
+        jacobian = line.jacobian(self.head.root(line.outputs, self._extra(theta, dataset)) * seen)
+        return self._with_own_rows(jacobian.flatten(1, 2) / theta.shape[1] ** 0.5, dataset)
 
     def _with_own_rows(self, jacobian: Tensor, dataset: Dataset) -> Tensor:
         """Rows of the curvature in all parameters, the head's own included."""

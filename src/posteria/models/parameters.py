@@ -194,8 +194,14 @@ class Layout:
         ``active`` broadcasts against theta.
         """
         self._check(theta)
-        terms = torch.cat([block.log_prior_terms(theta) for block in self.blocks], -1)
+        terms = self.log_prior_terms(theta)
         return (terms if active is None else torch.where(active, terms, 0.0)).sum(-1)
+
+    def log_prior_terms(self, theta: Tensor, skip_normal: bool = False) -> Tensor:
+        """(..., P) log prior density of every parameter; zero for the blocks that are skipped."""
+        skipped = [skip_normal and _normal_moments(block.parameter) is not None for block in self.blocks]
+        return torch.cat([torch.zeros_like(theta[..., block.span]) if skip else block.log_prior_terms(theta)
+                          for block, skip in zip(self.blocks, skipped, strict=True)], -1)
 
     def sample_prior(self, shape: tuple[int, ...], generator: torch.Generator | None = None,
                      device: torch.device | str = "cpu") -> Tensor:
@@ -221,7 +227,12 @@ class Layout:
     @cached_property
     def has_normal_prior(self) -> bool:
         """Every prior is normal in theta (normal on reals, log-normal on positives): KL terms have a closed form."""
-        return all(_normal_moments(block.parameter) is not None for block in self.blocks)
+        return bool(self.normal.all())
+
+    @cached_property
+    def normal(self) -> Tensor:
+        """(P,) bool: the prior is normal in theta."""
+        return torch.cat([torch.full((b.size,), _normal_moments(b.parameter) is not None) for b in self.blocks])
 
     @cached_property
     def roles(self) -> Tensor:

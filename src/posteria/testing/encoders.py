@@ -70,6 +70,9 @@ class LinearLogJoint:
         eye = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
         return DenseCurvature(self._design.mT @ self._design / self.noise_variance + eye)
 
+    def expectation(self, z: Tensor, spread: Tensor, factor: Tensor | None, dense_up_to: int) -> None:
+        return None
+
     def fixed_noise(self, num: int, seed: int) -> Tensor:
         """(num, P) standard normal numbers; a parameter's do not depend on how many others there are."""
         keys = [*range(1, len(self.scale)), 0]  # the bias comes last, wherever that is

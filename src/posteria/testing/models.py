@@ -198,7 +198,7 @@ def check_curvature(model: Model, num_columns: int, seed: int = 0, exact: bool =
     """Diagonal and full curvature agree; positive where the model says so; the exact Hessian on request."""
     dataset, theta = example(model, num_columns, seed, num_draws=1)
     diagonal = model.likelihood_geometry(theta, dataset).curvature[:, 0]
-    precision = model.likelihood_precision(theta[:, 0], dataset)
+    precision = model.likelihood_precision(theta, dataset)
     assert precision.shape == (*diagonal.shape, diagonal.shape[-1]), f"precision: shape {tuple(precision.shape)}"
     assert not precision.requires_grad, "the precision carries a gradient"
     assert (diagonal >= 0).all(), "negative curvature"

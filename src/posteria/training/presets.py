@@ -34,7 +34,7 @@ PRESETS: dict[str, Preset] = {
     "default": Preset(
         values={
             "encoder": "iterative", "density": "full", "objective": "reverse_kl", "task": "simulated",
-            "batch_size": 128, "learning_rate": 2e-3, "warmup": 0.02, "decay": "cosine", "clip": 1.0,
+            "batch_size": 128, "learning_rate": 1e-3, "warmup": 0.02, "decay": "cosine", "clip": 1.0,
             "weight_decay": 0.01, "betas": (0.9, 0.98), "ema": 0.998,
         },
         # Thousands of weights: a full covariance would not fit.

@@ -1,0 +1,204 @@
+"""Figures of an estimator on test datasets, each with its standard error over them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from cases import Case
+from rows import Row
+from torch import Tensor
+from torch.distributions import MixtureSameFamily, MultivariateNormal
+
+from posteria.densities.gaussian import GaussianTheta
+from posteria.densities.low_rank import LowRankTheta
+from posteria.encoders.search import climb
+from posteria.estimator import Estimator
+from posteria.evaluation import symmetric_kl as estimated_symmetric_kl
+from posteria.models import Model
+from posteria.models.log_joint import ModelLogJoint
+from posteria.posterior import Posterior
+from posteria.types import Dataset, ThetaDistribution
+
+Figures = dict[str, tuple[float, float]]  # mean and standard error
+# Draws where a divergence has no closed form.
+_DIVERGENCE_DRAWS = 2000
+_MOST_CLIMBS = 200
+_DENSE_UP_TO = 256
+_TIMED, _WARM_UP = 20, 5
+_LATENCY_ROWS = 100
+_SHARE = (0.2, 0.8)
+
+
+def _per_case(figures_of: Callable[[Posterior, Case, int], dict[str, Tensor]]) -> Callable[..., Figures]:
+    """A measure out of a function from a batch's posterior to figures (B,)."""
+
+    @torch.no_grad()
+    def measure(estimator: Estimator, cases: Sequence[Case], row: Row) -> Figures:
+        collected: dict[str, list[Tensor]] = {}
+        for case in cases:
+            for name, values in figures_of(estimator.posterior(case.dataset), case, row.draws).items():
+                collected.setdefault(name, []).append(values.double())
+        return {name: mean_and_error(torch.cat(values)) for name, values in collected.items()}
+
+    return measure
+
+
+def mean_and_error(values: Tensor) -> tuple[float, float]:
+    """Mean and its standard error of values (B,), one per dataset."""
+    error = float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan
+    return float(values.mean()), error
+
+
+# -- exact posteriors -------------------------------------------------------------------------
+
+
+def symmetric_kl(distribution: ThetaDistribution, exact: MultivariateNormal, model: Model, case: Case) -> Tensor:
+    """(B,) half the sum of both divergences, divided by the number of parameters; exact for Gaussian densities."""
+    if not isinstance(distribution, GaussianTheta | LowRankTheta):
+        return estimated_symmetric_kl(distribution, exact, model, case.dataset, _DIVERGENCE_DRAWS, case.generator())
+    mean, covariance = _moments(distribution)
+    precision, exact_precision = torch.linalg.inv(covariance), torch.linalg.inv(exact.covariance_matrix)
+    apart = mean - exact.mean
+    size = mean.shape[-1]
+    traces = (exact_precision * covariance).sum((-1, -2)) + (precision * exact.covariance_matrix).sum((-1, -2))
+    squares = torch.einsum("bi,bij,bj->b", apart, precision + exact_precision, apart)
+    return 0.25 * (traces - 2 * size + squares) / size
+
+
+def _moments(distribution: GaussianTheta | LowRankTheta) -> tuple[Tensor, Tensor]:
+    """Mean (B, P) and covariance (B, P, P) in double precision."""
+    if isinstance(distribution, GaussianTheta):
+        factor = None if distribution.factor is None else distribution.factor.double()
+        distribution = replace(distribution, mean=distribution.mean.double(), scale=distribution.scale.double(),
+                               factor=factor)
+    return distribution.mean.double(), distribution.covariance.double()
+
+
+def _conjugate(posterior: Posterior, case: Case, draws: int) -> dict[str, Tensor]:
+    model, exact = posterior.model, posterior.model.exact_posterior(case.dataset)
+    figures = {"symmetric_kl": symmetric_kl(posterior.distribution, exact, model, case)}
+    theta = posterior.sample_theta(draws, case.generator())
+    figures |= _errors(model, theta, case.held_out)
+    if case.held_out.y is None or not isinstance(posterior.distribution, GaussianTheta | LowRankTheta):
+        return figures
+    # Outputs linear in theta: the prediction of the mean is the mean of the predictions.
+    figures["posterior_mean_error"] = _error_of_mean(model, posterior.distribution.mean, case.held_out)
+    figures["exact_posterior_mean_error"] = _error_of_mean(model, exact.mean.to(theta), case.held_out)
+    return figures
+
+
+def _error_of_mean(model: Model, mean: Tensor, held_out: Dataset) -> Tensor:
+    return _errors(model, mean[:, None], held_out)["l2_per_draw"]
+
+
+# -- predictions ------------------------------------------------------------------------------
+
+
+def _errors(model: Model, theta: Tensor, held_out: Dataset) -> dict[str, Tensor]:
+    """Squared error (B,) of held-out observations, per draw and for the mean over draws theta (B, S, P)."""
+    value = held_out.x if held_out.y is None else held_out.y[..., None]
+    mean = model.predict(theta, held_out).mean
+    mean = mean if held_out.y is None else mean[..., None]
+    per_draw = (mean - value[:, None]).square().sum(-1).mean((1, 2))
+    return {"l2_per_draw": per_draw, "l2_ensembled": (mean.mean(1) - value).square().sum(-1).mean(-1)}
+
+
+def _regression(posterior: Posterior, case: Case, draws: int) -> dict[str, Tensor]:
+    return _errors(posterior.model, posterior.sample_theta(draws, case.generator()), case.held_out)
+
+
+def _classification(posterior: Posterior, case: Case, draws: int) -> dict[str, Tensor]:
+    model = posterior.model
+    per_draw, ensembled = _accuracies(model, posterior.sample_theta(draws, case.generator()), case.held_out)
+    best, gain = maximum(model, case.dataset)
+    map_accuracy, _ = _accuracies(model, best[:, None], case.held_out)
+    return {"accuracy_per_draw": per_draw, "accuracy_ensembled": ensembled, "map_accuracy": map_accuracy,
+            "map_gap": map_accuracy - ensembled, "map_nats_left": gain}
+
+
+def _accuracies(model: Model, theta: Tensor, held_out: Dataset) -> tuple[Tensor, Tensor]:
+    """Percent (B,) of held-out classes, per draw and for probabilities averaged over draws."""
+    assert held_out.y is not None
+    probabilities = model.predict(theta, held_out).probs  # pyright: ignore[reportAttributeAccessIssue]
+    per_draw = (probabilities.argmax(-1) == held_out.y[:, None]).double().mean((1, 2))
+    ensembled = (probabilities.mean(1).argmax(-1) == held_out.y).double().mean(-1)
+    return 100 * per_draw, 100 * ensembled
+
+
+def maximum(model: Model, dataset: Dataset) -> tuple[Tensor, Tensor]:
+    """MAP theta (B, P), and the nats (B,) that one more step promises: about zero at convergence."""
+    log_joint = ModelLogJoint(model, dataset)
+    start = torch.zeros(log_joint.active.shape)
+    guess = climb(log_joint, start, _MOST_CLIMBS, 0.0, _DENSE_UP_TO)
+    return log_joint.theta(guess.z), (guess.score * guess.step).sum(-1)
+
+
+# -- mixtures ---------------------------------------------------------------------------------
+
+
+def _mixture(posterior: Posterior, case: Case, draws: int) -> dict[str, Tensor]:
+    model, theta = posterior.model, posterior.sample_theta(draws, case.generator())
+    block = model.layout_of(case.dataset)["means"]
+    shares = labelling_shares(block.constrained(theta), block.constrained(case.theta))
+    both = ((shares >= _SHARE[0]) & (shares <= _SHARE[1])).all(-1)
+    return {"both_labellings": 100.0 * both.double(), "smaller_share": shares.amin(-1),
+            "l2_per_draw": _nearest(model, theta, case.held_out)}
+
+
+def labelling_shares(means: Tensor, truth: Tensor) -> Tensor:
+    """(B, K!) share of the draws means (B, S, K, D) nearest to each relabelling of the true means (B, K, D)."""
+    orders = list(itertools.permutations(range(truth.shape[1])))
+    distances = [(means - truth[:, None, list(order)]).square().sum((-1, -2)) for order in orders]
+    nearest = torch.stack(distances, -1).argmin(-1)
+    return torch.nn.functional.one_hot(nearest, len(orders)).double().mean(1)
+
+
+def _nearest(model: Model, theta: Tensor, held_out: Dataset) -> Tensor:
+    """(B,) squared distance of held-out rows to the nearest mean, averaged over draws."""
+    distribution = model.predict(theta, held_out)
+    assert isinstance(distribution, MixtureSameFamily)
+    means = distribution.component_distribution.mean
+    return (means - held_out.x[:, None, :, None]).square().sum(-1).amin(-1).mean((1, 2))
+
+
+# -- other measures ---------------------------------------------------------------------------
+
+
+def _latency(estimator: Estimator, cases: Sequence[Case], row: Row) -> Figures:
+    """Milliseconds from a dataset to named draws, by an estimator loaded from disk; the spread is over repeats."""
+    x = cases[0].held_out.x[:1, :_LATENCY_ROWS]
+    y = cases[0].held_out.y
+    assert y is not None
+    with tempfile.TemporaryDirectory() as folder:
+        estimator.save(folder)
+        loaded = Estimator.load(folder)
+    times = []
+    for turn in range(_WARM_UP + _TIMED):
+        began = time.perf_counter()
+        loaded.posterior(Dataset.of(x, y[:1, :_LATENCY_ROWS])).sample(row.draws, seed=turn)
+        times.append(1000 * (time.perf_counter() - began))
+    timed = times[_WARM_UP:]
+    return {"milliseconds": (statistics.median(timed), statistics.stdev(timed) / math.sqrt(len(timed)))}
+
+
+def _nuts(estimator: Estimator, cases: Sequence[Case], row: Row) -> Figures:
+    from nuts import compare  # NumPyro is needed for these rows alone
+
+    return compare(estimator, cases, row.draws)
+
+
+MEASURES: dict[str, Callable[[Estimator, Sequence[Case], Row], Figures]] = {
+    "conjugate": _per_case(_conjugate),
+    "classification": _per_case(_classification),
+    "regression": _per_case(_regression),
+    "mixture": _per_case(_mixture),
+    "nuts": _nuts,
+    "latency": _latency,
+}
