@@ -148,8 +148,10 @@ def _mixture(posterior: Posterior, case: Case, draws: int) -> dict[str, Tensor]:
     block = model.layout_of(case.dataset)["means"]
     shares = labelling_shares(block.constrained(theta), block.constrained(case.theta))
     both = ((shares >= _SHARE[0]) & (shares <= _SHARE[1])).all(-1)
-    return {"both_labellings": 100.0 * both.double(), "smaller_share": shares.amin(-1),
-            "l2_per_draw": _nearest(model, theta, case.held_out)}
+    truth = case.theta[:, None]
+    loss = _log_predictive(model, truth, case.held_out) - _log_predictive(model, theta, case.held_out)
+    return {"both_labellings": 100.0 * both.double(), "smaller_share": shares.amin(-1), "predictive_loss": loss,
+            "l2_per_draw": _nearest(model, theta, case.held_out), "true_l2": _nearest(model, truth, case.held_out)}
 
 
 def labelling_shares(means: Tensor, truth: Tensor) -> Tensor:
@@ -158,6 +160,12 @@ def labelling_shares(means: Tensor, truth: Tensor) -> Tensor:
     distances = [(means - truth[:, None, list(order)]).square().sum((-1, -2)) for order in orders]
     nearest = torch.stack(distances, -1).argmin(-1)
     return torch.nn.functional.one_hot(nearest, len(orders)).double().mean(1)
+
+
+def _log_predictive(model: Model, theta: Tensor, held_out: Dataset) -> Tensor:
+    """(B,) log density of a held-out row, averaged over draws inside the logarithm and over rows outside."""
+    rows = model.row_log_prob(theta, held_out).logsumexp(1) - math.log(theta.shape[1])
+    return rows.mean(-1)
 
 
 def _nearest(model: Model, theta: Tensor, held_out: Dataset) -> Tensor:

@@ -15,8 +15,14 @@ from typing import Any
 
 from posteria.training import TrainConfig
 
-# Least training keeps the search's guess nearly as it is; more lets the network learn what the search cannot know.
-ITERATIVE = {"name": "iterative", "options": {"widenings": 8}}
+
+def _encoder(**options: Any) -> dict[str, Any]:
+    return {"name": "iterative", "options": options}
+
+
+ITERATIVE = _encoder(widenings=8)
+# Models without exact averages look at draws, each of which costs a Hessian by automatic differentiation.
+FEW_LOOKS = _encoder(widenings=4, candidates=4)
 
 
 @dataclass(frozen=True)
@@ -93,11 +99,13 @@ def _iterative(model: Any, columns: int, minutes: float, **fields: Any) -> dict[
             "seed": 0, "task": _columns(columns), **fields}
 
 
+_EXACT = {"posterior_mean_error": "exact_posterior_mean_error", "symmetric_kl": 0.0}
+
 # Both objectives; symmetric KL ≤ 0.01 within 2 minutes. Paper: Table 5 (the best of three encoders; diagonal Gaussian).
 _SMALL = [
     Row(f"{name}_{objective}", f"{title}, {objective.replace('_kl', ' KL')}",
-        _iterative(model, columns, 1.5, objective=objective), "conjugate",
-        (Goal("symmetric_kl", 2, at_most=0.01),), paper, {"symmetric_kl": 0.0})
+        _iterative(model, columns, 0.3, objective=objective), "conjugate",
+        (Goal("symmetric_kl", 2, at_most=0.01),), paper, _EXACT)
     for name, title, model, columns, papers in (
         ("gm_2d", "Gaussian mean 2D", "gaussian_mean", 2, {"forward_kl": 0.018, "reverse_kl": 0.017}),
         ("lr_1d", "Linear regression 1D", "linear_regression", 1, {"forward_kl": 0.04, "reverse_kl": 0.03}),
@@ -107,16 +115,14 @@ _SMALL = [
     for paper in [{"symmetric_kl": papers[objective]} if objective in papers else {}]
 ]
 
-_EXACT_REGRESSION = {"posterior_mean_error": "exact_posterior_mean_error", "symmetric_kl": 0.0}
-
 _LARGE_REGRESSION = [
-    Row("lr_25d", "Linear regression 25D", _iterative("linear_regression", 25, 2.5), "conjugate",
+    Row("lr_25d", "Linear regression 25D", _iterative("linear_regression", 25, 0.5), "conjugate",
         (Goal("posterior_mean_error", 3, at_most=0.37), Goal("symmetric_kl", 10, at_most=0.05)),
-        exact=_EXACT_REGRESSION, note="the best diagonal Gaussian has a symmetric KL of 0.11"),
-    Row("lr_100d", "Linear regression 100D", _iterative("linear_regression", 100, 12), "conjugate",
+        exact=_EXACT, note="the best diagonal Gaussian has a symmetric KL of 0.11"),
+    Row("lr_100d", "Linear regression 100D", _iterative("linear_regression", 100, 1), "conjugate",
         (Goal("posterior_mean_error", 15, at_most=15), Goal("symmetric_kl", 15, at_most=5)),
         # Table 5, forward KL, Transformer. Table 1 has 28.7 per draw (reverse KL, Transformer), not that of the mean.
-        {"symmetric_kl": 20.6, "l2_per_draw": 28.7}, _EXACT_REGRESSION),
+        {"symmetric_kl": 20.6, "l2_per_draw": 28.7}, _EXACT),
 ]
 
 # softmax of two rows of weights depends on their difference, which is N(0, 2): one row with that prior is the same
@@ -126,48 +132,57 @@ _ONE_ROW = {"name": "linear_classification", "options": {"reference": True},
             "priors": {"weights": _DIFFERENCE, "intercept": _DIFFERENCE}}
 
 _CLASSIFICATION = [
-    Row("lc_2d", "Linear classification 2D", _iterative("linear_classification", 2, 1.5), "classification",
+    Row("lc_2d", "Linear classification 2D", _iterative("linear_classification", 2, 0.7), "classification",
         (Goal("accuracy_per_draw", 2, at_least=96.0),),
         {"accuracy_per_draw": 96.344}),  # Table 8, forward KL, flow, Transformer; its diagonal Gaussian 94.302
-    Row("lc_25d", "Linear classification 25D", _iterative("linear_classification", 25, 4), "classification",
+    Row("lc_25d", "Linear classification 25D", _iterative("linear_classification", 25, 2), "classification",
         (Goal("map_gap", 5, at_most=0.5),), note="points of accuracy by which the ensemble is below MAP"),
-    Row("lc_100d", "Linear classification 100D", _iterative(_ONE_ROW, 100, 8, density="gaussian"), "classification",
+    Row("lc_100d", "Linear classification 100D", _iterative(_ONE_ROW, 100, 5, density="gaussian",
+                                                                encoder=_encoder(widenings=0)), "classification",
         (Goal("accuracy_per_draw", 10, at_least=71.0),),
         {"accuracy_per_draw": 68.721},  # Table 8, reverse KL, flow, Transformer; its diagonal Gaussian 68.185
-        note="one row of weights with prior N(0, 2), the same predictive model as two rows with prior N(0, 1)"),
+        note="one row of weights with prior N(0, 2), the same predictive model as two rows with prior N(0, 1); "
+             "mean-field, so that draws stay near their mean, which is what accuracy per draw rewards"),
 ]
 
 _NEURAL_REGRESSION = {"name": "neural_regression",
                       "options": {"hidden": 32, "layers": 1, "activation": "relu", "noise": 0.25}}
 
 _NEURAL = [
-    Row("nlr_1d", "Neural regression ReLU 1D", _iterative(_NEURAL_REGRESSION, 1, 8, density="gaussian"), "regression",
+    Row("nlr_1d", "Neural regression ReLU 1D",
+        _iterative(_NEURAL_REGRESSION, 1, 4, encoder=_encoder(widenings=16), batch_size=32), "regression",
         (Goal("l2_per_draw", 10, at_most=0.42),),
         {"l2_per_draw": 0.387}),  # Table 9, reverse KL, flow, Transformer; its diagonal Gaussian 0.417
-    Row("nlr_25d", "Neural regression ReLU 25D", _iterative(_NEURAL_REGRESSION, 25, 25, density="gaussian"),
-        "regression", (Goal("l2_per_draw", 30, at_most=102),),
+    Row("nlr_25d", "Neural regression ReLU 25D", _iterative(
+        _NEURAL_REGRESSION, 25, 5, density="gaussian", encoder=_encoder(candidates=4), batch_size=32), "regression",
+        (Goal("l2_per_draw", 30, at_most=102),),
         {"l2_per_draw": 102.295}),  # Table 9, reverse KL, diagonal Gaussian, Transformer
 ]
 
-# No budget is set for the mixture. Paper: Table 7, forward KL, flow (squared distance to the nearest mean).
+# No budget is set for the mixture. Draws from the prior have both labellings too, so the second goal, which is ours,
+# asks that the draws predict: the exact posterior loses about parameters / (2 rows) = 0.02 nats per row to the truth.
+# The paper's squared distances to the nearest mean (Table 7: 0.185 with a flow, 0.169 for optimisation) do not fit
+# the unit covariance that it states, under which the truth itself has 1.5 or more; so they are not put beside ours.
+_SMALL_TRANSFORMER = {"name": "transformer", "options": {"layers": 2, "width": 64}}
+
 _MIXTURE = [
     Row(f"gmm_2d_{name}", f"Gaussian mixture 2D, 2 clusters, {title}",
-        _iterative("gaussian_mixture", 2, 5, encoder=encoder, density=density, objective="forward_kl"), "mixture",
-        (Goal("both_labellings", None, at_least=95.0),), {"l2_per_draw": paper}, draws=1000)
-    for name, title, encoder, density, paper in (
-        ("flow_transformer", "flow, Transformer", "transformer", "flow", 0.188),
-        ("spline_transformer", "spline flow, Transformer", "transformer", "spline_flow", 0.188),
-        ("flow_iterative", "flow, iterative", ITERATIVE, "flow", 0.185),
-        ("spline_iterative", "spline flow, iterative", ITERATIVE, "spline_flow", 0.185),
-        ("symmetric_flow_iterative", "symmetrised flow, iterative", ITERATIVE,
-         {"name": "flow", "options": {"symmetrise": True}}, 0.185),
+        _iterative("gaussian_mixture", 2, minutes, encoder=encoder, density=density, objective="forward_kl"), "mixture",
+        (Goal("both_labellings", None, at_least=95.0), Goal("predictive_loss", None, at_most=0.05)),
+        exact={"l2_per_draw": "true_l2"}, draws=1000,
+        note="1,000 draws; the loss is that of the predictive density to the density with the true means, nats per row")
+    for name, title, minutes, encoder, density in (
+        ("flow_transformer", "spline flow, Transformer", 4, _SMALL_TRANSFORMER, "spline_flow"),
+        ("flow_iterative", "spline flow, iterative", 1, FEW_LOOKS, "spline_flow"),
+        ("symmetric_flow_iterative", "symmetrised spline flow, iterative", 1.5, FEW_LOOKS,
+         {"name": "spline_flow", "options": {"symmetrise": True}}),
     )
 ]
 
 # Six columns: the exposure and five features.
 _POISSON = [
     Row(f"poisson_5d_{objective}", f"Poisson regression 5D, {objective.replace('_kl', ' KL')}",
-        _iterative("poisson_regression", 6, 8, objective=objective), "nuts",
+        _iterative("poisson_regression", 6, 5, encoder=FEW_LOOKS, density="spline_flow", objective=objective), "nuts",
         (Goal("agreeing", 10, at_least=90.0),), draws=20_000, datasets=50,
         note="datasets on which every parameter's mean is within 0.1 sd and every sd within 10% of NUTS")
     for objective in ("reverse_kl", "forward_kl")
@@ -175,11 +190,13 @@ _POISSON = [
 
 # Paper: Table 5, reverse KL, diagonal Gaussian.
 _PAPER_ENCODERS = [
-    Row(f"gm_2d_{encoder}", f"Gaussian mean 2D, {title}",
-        _iterative("gaussian_mean", 2, 4.5, encoder=encoder, density="gaussian"), "conjugate",
-        (Goal("symmetric_kl", 5, at_most=0.05),), {"symmetric_kl": paper}, {"symmetric_kl": 0.0})
-    for encoder, title, paper in (("transformer", "Transformer", 0.035), ("deepsets", "DeepSets", 0.029),
-                                  ("gru", "GRU", 0.017))
+    Row(f"gm_2d_{name}", f"Gaussian mean 2D, {title}",
+        _iterative("gaussian_mean", 2, 3, encoder=encoder, density="gaussian"), "conjugate",
+        (Goal("symmetric_kl", 5, at_most=0.05),), {"symmetric_kl": paper}, _EXACT)
+    for name, title, paper, encoder in (
+        ("transformer", "Transformer", 0.035, _SMALL_TRANSFORMER),
+        ("deepsets", "DeepSets", 0.029, {"name": "deepsets", "options": {"width": 128}}),
+        ("gru", "GRU", 0.017, {"name": "gru", "options": {"layers": 1, "width": 128}}))
 ]
 
 # The weights do not matter to the time, so a few steps do.

@@ -150,7 +150,7 @@ def known_levels(train: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
     """The test rows; a level that the training rows lack becomes their most common one."""
     test = test.copy()
     for name in test.columns[[not pd.api.types.is_numeric_dtype(kind) for kind in test.dtypes]]:
-        test.loc[~test[name].isin(train[name].unique()), name] = train[name].mode()[0]
+        test.loc[~test[name].isin(list(train[name])), name] = train[name].mode()[0]
     return test
 
 

@@ -193,7 +193,7 @@ class LogJoint(Protocol):
     """log p(theta) + log p(D | theta) of a batch of datasets, in prior-whitened parameters z.
 
     theta = location + scale * z, so that z has about zero mean and unit variance under the prior.
-    An encoder sees nothing else of a model.
+    An encoder sees nothing else of a model. Nothing here carries a gradient.
     """
 
     location: Tensor  # (P,) prior location in theta
@@ -204,7 +204,7 @@ class LogJoint(Protocol):
     dataset: Dataset
 
     def score(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Log density (B, C) and its gradient (B, C, P) at z (B, C, P), differentiable."""
+        """Log density (B, C) and its gradient (B, C, P) at z (B, C, P); no gradient passes through."""
         ...
 
     def geometry(self, z: Tensor) -> Geometry:

@@ -18,6 +18,7 @@ _LARGEST = 1e12
 _MOST_ROWS = 2048
 # Priors that are not log-concave still pull this much, so that precisions stay positive.
 _LEAST_PRIOR_CURVATURE = 0.05
+_DIFFERENCE = 1e-4
 
 
 class ModelLogJoint:
@@ -38,17 +39,19 @@ class ModelLogJoint:
     def theta(self, z: Tensor) -> Tensor:
         return self.location + self.scale * z
 
+    @torch.no_grad()
     def score(self, z: Tensor) -> tuple[Tensor, Tensor]:
         self._require_likelihood()
         log_likelihood, score = self.model.likelihood_score(self.theta(z), self.dataset)
         prior = self._prior(z)
         return log_likelihood + prior.log_density, self._bounded(score * self.scale + prior.score)
 
+    @torch.no_grad()
     def geometry(self, z: Tensor) -> Geometry:
         self._require_likelihood()
         likelihood = self.model.likelihood_geometry(self.theta(z), self.dataset)
         prior = self._prior(z)
-        curvature = likelihood.curvature.detach() * self.scale**2 + prior.curvature
+        curvature = likelihood.curvature * self.scale**2 + prior.curvature
         curvature = torch.where(self.active[:, None], curvature, 1.0).nan_to_num(1.0, _LARGEST, 1.0)
         return Geometry(likelihood.log_density + prior.log_density,
                         self._bounded(likelihood.score * self.scale + prior.score), curvature.clamp(1e-3, _LARGEST))
@@ -110,18 +113,18 @@ class ModelLogJoint:
         return Geometry(log_density + other, score, curvature)
 
     def _other_prior(self, z: Tensor, counted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Density (B, C), score and curvature (B, C, P) of the blocks whose prior is not normal."""
-        wanted = torch.is_grad_enabled()
-        with torch.enable_grad():
-            point = z if z.requires_grad else z.detach().requires_grad_()
-            terms = self.layout.log_prior_terms(self.theta(point), skip_normal=True)
-            log_density = torch.where(counted, terms, 0.0).sum(-1)
-            (score,) = torch.autograd.grad(log_density.sum(), point, create_graph=True)
-            # Entrywise priors have a diagonal Hessian, which one product with ones reads off.
-            (rows,) = torch.autograd.grad(score.sum(), point, retain_graph=True)
-        if not wanted:
-            log_density, score = log_density.detach(), score.detach()
-        return log_density, score, (-rows.detach()).clamp(min=_LEAST_PRIOR_CURVATURE)
+        """Density (B, C), score and curvature (B, C, P) of the blocks whose prior is not normal.
+
+        Central differences in double precision, all parameters at once: exact enough for a search (errors near 1e-8),
+        at a fraction of the cost of differentiating twice. Entrywise priors have a diagonal Hessian.
+        """
+        centre = self.theta(z).detach().double()
+        width = _DIFFERENCE * self.scale.double()
+        points = torch.stack([centre - width, centre, centre + width])
+        below, here, above = (torch.where(counted, t, 0.0) for t in self.layout.log_prior_terms(points, True))
+        score = ((above - below) / (2 * _DIFFERENCE)).to(z)
+        curvature = ((2 * here - above - below) / _DIFFERENCE**2).to(z)
+        return here.sum(-1).to(z), score, curvature.clamp(min=_LEAST_PRIOR_CURVATURE)
 
     def _require_likelihood(self) -> None:
         if not self.model.has_likelihood:

@@ -30,7 +30,9 @@ from posteria.tasks.simulated import RowsScale, SimulatedTask, VaryFeatures
 from posteria.types import Dataset
 
 _MOST_FACTORS = 8
-# Ranges, log-uniform: a column's share of variance of its own, and the factor by which effects are shrunk.
+# Ranges, log-uniform: the strength of a factor, a column's share of variance of its own, and the factor by which
+# effects are shrunk.
+_STRENGTH = (1e-3, 1.0)
 _OWN_SHARE = (1e-3, 1.0)
 _SHRINKAGE = (0.03, 1.0)
 # Standard deviation of the logarithm of a skewed column; the largest values lie 20 to 40 sd out, as in real tables.
@@ -128,7 +130,7 @@ def _correlated(num_datasets: int, rows: int, columns: int, generator: torch.Gen
     like = torch.zeros((), device=device)
     loadings = randn(num_datasets, columns, _MOST_FACTORS, like=like, generator=generator)
     # Uneven factors: some datasets are nearly one-dimensional.
-    strength = _log_uniform((0.05, 1.0), (num_datasets, 1, _MOST_FACTORS), generator, device)
+    strength = _log_uniform(_STRENGTH, (num_datasets, 1, _MOST_FACTORS), generator, device)
     loadings = torch.nn.functional.normalize(loadings * strength, dim=-1)
     own = _log_uniform(_OWN_SHARE, (num_datasets, 1, columns), generator, device)
     common = randn(num_datasets, rows, _MOST_FACTORS, like=like, generator=generator) @ loadings.mT

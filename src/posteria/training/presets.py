@@ -37,8 +37,12 @@ PRESETS: dict[str, Preset] = {
             "batch_size": 128, "learning_rate": 1e-3, "warmup": 0.02, "decay": "cosine", "clip": 1.0,
             "weight_decay": 0.01, "betas": (0.9, 0.98), "ema": 0.998,
         },
-        # Thousands of weights: a full covariance would not fit.
-        for_model={"neural_regression": {"density": "low_rank"}, "neural_classification": {"density": "low_rank"}},
+        for_model={
+            # Thousands of weights: a full covariance would not fit.
+            "neural_regression": {"density": "low_rank"}, "neural_classification": {"density": "low_rank"},
+            # Every labelling of the components is as likely as any other.
+            "gaussian_mixture": {"density": {"name": "full", "options": {"symmetrise": True}}},
+        },
     ),
     "paper": Preset(
         values={
@@ -77,8 +81,12 @@ def apply_preset(values: Mapping[str, Any]) -> dict[str, Any]:
     merged = {**under, **values}
     for part in _PARTS:
         if merged.get(part) is not None:
-            merged[part] = _with_options(merged[part], under.get(part), preset.options.get(part, {}))
+            merged[part] = _with_options(merged[part], _name(under.get(part)), preset.options.get(part, {}))
     return merged
+
+
+def _name(part: Any) -> Any:
+    return part.get("name") if isinstance(part, Mapping) else part
 
 
 def _with_options(part: Any, default_name: str | None, options: Mapping[str, Mapping[str, Any]]) -> Any:
