@@ -1,0 +1,372 @@
+"""The search of the iterative encoder on the library's models: modes, averages, hostile data, invariances."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Gamma, HalfNormal, Laplace, LogNormal, StudentT, constraints
+
+from posteria.curvature import DenseCurvature
+from posteria.encoders.search import Guess, climb, widen
+from posteria.models import Model, ModelLogJoint, Parameter, build_model
+from posteria.randomness import generator_for
+from posteria.types import Dataset
+
+DENSE, CLIMBS, WIDENINGS = 256, 12, 8
+CONJUGATE: dict[str, tuple[str, dict[str, Any], int]] = {
+    "regression": ("linear_regression", {}, 3),
+    "wide_prior": ("linear_regression", {"noise": 0.04}, 5),
+    "mean": ("gaussian_mean", {"covariance": [0.5, 1.0, 2.0]}, 3),
+}
+
+
+def simulated(model: Model, columns: int, rows: int = 40, batch: int = 4, seed: int = 0) -> Dataset:
+    x = model.draw_inputs(batch, rows, columns, generator_for(seed, 1))
+    inputs = Dataset(x, None, torch.ones(batch, rows, dtype=torch.bool), torch.ones(batch, columns, dtype=torch.bool))
+    theta = model.sample_prior(inputs, 1, generator_for(seed, 2))[:, 0]
+    return model.simulate(theta, inputs, generator_for(seed, 3))
+
+
+def climbed(log_joint: ModelLogJoint, iterations: int = CLIMBS, damping: float = 0.0, dense: int = DENSE) -> Guess:
+    return climb(log_joint, torch.zeros(log_joint.active.shape), iterations, damping, dense)
+
+
+def widened(log_joint: ModelLogJoint, guess: Guess, times: int = WIDENINGS, correlated: bool = True,
+            dense: int = DENSE) -> Guess:
+    for depth in range(times):
+        guess = widen(log_joint, guess, depth, 8, correlated, 0.0, dense)
+    return guess
+
+
+def logistic(temperature: float = 1.0) -> Model:
+    return build_model("linear_classification", temperature=temperature, reference=True)
+
+
+# -- climb ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("case", CONJUGATE.values(), ids=CONJUGATE)
+@pytest.mark.parametrize("dense", [DENSE, 0])
+def test_two_steps_reach_the_mode_of_a_conjugate_model(case: tuple[str, dict[str, Any], int], dense: int) -> None:
+    name, options, columns = case
+    if dense == 0 and name == "gaussian_mean":
+        pytest.skip("diagonal curvature alone: not a Newton step")
+    model = build_model(name, **options)
+    dataset = simulated(model, columns)
+    log_joint = ModelLogJoint(model, dataset)
+    guess = climbed(log_joint, 2, dense=dense)
+    exact = model.exact_posterior(dataset)
+    error = (log_joint.theta(guess.z) - exact.mean) / exact.stddev
+    assert error.abs().max() < 1e-2
+    if dense:
+        assert isinstance(guess.curvature, DenseCurvature)
+        torch.testing.assert_close(guess.curvature.matrix.double(), exact.precision_matrix, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.1])
+def test_climb_reaches_the_map_of_logistic_regression(temperature: float) -> None:
+    model = logistic(temperature)
+    log_joint = ModelLogJoint(model, simulated(model, 4, rows=60, batch=8))
+    guess = climbed(log_joint)
+    score = log_joint.score(guess.z[:, None])[1][:, 0]
+    assert (score * guess.spread).abs().max() < 0.02  # in posterior standard deviations
+    torch.testing.assert_close(score, guess.score)
+
+
+@pytest.mark.parametrize(("name", "options"), [("linear_classification", {"classes": 3}), ("poisson_regression", {}),
+                                               ("neural_regression", {"hidden": 4}), ("gaussian_mixture", {})])
+@pytest.mark.parametrize("damping", [0.0, 100.0])
+def test_every_step_climbs(name: str, options: dict[str, Any], damping: float) -> None:
+    model = build_model(name, **options)
+    log_joint = ModelLogJoint(model, simulated(model, 3))
+    start = 0.5 * log_joint.fixed_noise(1, 7)[0].expand(log_joint.active.shape)
+    path = [climb(log_joint, start, iterations, damping, DENSE).z for iterations in range(CLIMBS + 1)]
+    density = torch.stack([log_joint.score(z[:, None])[0][:, 0] for z in path])
+    gains = density.diff(dim=0)
+    assert (gains >= -1e-5 * density[1:].abs()).all()
+    assert (density[-1] > density[0]).all()
+
+
+def test_converged_datasets_stay_put_while_others_climb() -> None:
+    model = logistic(0.1)
+    easy, hard = simulated(logistic(), 3, batch=2), simulated(model, 3, batch=3, seed=1)
+    assert easy.y is not None
+    assert hard.y is not None
+    both = Dataset(*(torch.cat([getattr(easy, k), getattr(hard, k)]) for k in ("x", "y", "observed", "features")))
+    together = climbed(ModelLogJoint(model, both))
+    for i in range(len(both)):
+        alone = climbed(ModelLogJoint(model, both[i:i + 1]))
+        error = (together.z[i] - alone.z[0]) / alone.spread[0]
+        assert error.abs().max() < 1e-3
+        torch.testing.assert_close(together.curvature.diagonal()[i], alone.curvature.diagonal()[0], rtol=1e-3, atol=0)
+
+
+# -- hostile data --------------------------------------------------------------------------------
+def _hostile(kind: str, classes: bool) -> Dataset:
+    generator = generator_for(11)
+    x = torch.randn(2, 30, 4, generator=generator)
+    noise = torch.randn(2, 30, generator=generator)
+    y = x[..., 0] + 0.5 * noise
+    if kind == "large":
+        x = 1e3 * x
+    if kind == "separable":
+        y = 100.0 * x[..., 0]
+    if kind == "one_row":
+        x, y = x[:, :1], y[:, :1]
+    if kind == "few_rows":
+        x, y = torch.randn(2, 3, 40, generator=generator), y[:, :3]
+    if kind == "collinear":
+        x = x[..., :1].expand(-1, -1, 4).clone()
+    if kind == "constant":
+        x, y = torch.zeros_like(x), torch.ones_like(y)
+    if kind == "tiny":
+        x = 1e-6 * x
+    return Dataset.of(x, (y > 0).float() if classes else y)
+
+
+@pytest.mark.parametrize("kind", ["large", "separable", "one_row", "few_rows", "collinear", "constant", "tiny"])
+@pytest.mark.parametrize(("name", "options"), [
+    ("linear_regression", {}), ("linear_regression", {"noise": "inferred"}),
+    ("linear_classification", {"temperature": 0.1}),
+    ("linear_classification", {"temperature": 1.0, "reference": True}), ("neural_regression", {"hidden": 4}),
+], ids=str)
+@pytest.mark.parametrize("dense", [DENSE, 0])
+@pytest.mark.parametrize("correlated", [True, False])
+def test_hostile_data_stay_finite(kind: str, name: str, options: dict[str, Any], dense: int, correlated: bool) -> None:
+    model = build_model(name, **options)
+    log_joint = ModelLogJoint(model, _hostile(kind, name == "linear_classification"))
+    guess = climbed(log_joint, dense=dense)
+    before, after = (log_joint.score(z[:, None])[0] for z in (torch.zeros_like(guess.z), guess.z))
+    assert (after >= before - 1e-5 * before.abs()).all()
+    for found in (guess, widened(log_joint, guess, 3, correlated, dense)):
+        factor = found.curvature.factor()
+        numbers = [found.z, found.score, found.wobble, found.step, found.moved, found.curvature.diagonal().log()]
+        for values in numbers if factor is None else [*numbers, factor]:
+            assert torch.isfinite(values).all()
+
+
+# -- widen ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("case", CONJUGATE.values(), ids=CONJUGATE)
+@pytest.mark.parametrize("correlated", [True, False])
+def test_widening_a_quadratic_changes_nothing(case: tuple[str, dict[str, Any], int], correlated: bool) -> None:
+    model = build_model(case[0], **case[1])
+    log_joint = ModelLogJoint(model, simulated(model, case[2]))
+    start = climbed(log_joint)
+    end = widened(log_joint, start, correlated=correlated)
+    assert ((end.z - start.z) / start.spread).abs().max() < 1e-2
+    torch.testing.assert_close(end.curvature.diagonal(), start.curvature.diagonal(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("columns", [1, 4])
+def test_the_widened_gaussian_beats_laplace(columns: int) -> None:
+    model = logistic(0.1)
+    log_joint = ModelLogJoint(model, simulated(model, columns, rows=30, batch=16))
+    laplace = climbed(log_joint)
+    wide = widened(log_joint, laplace)
+    gain = _elbo_terms(log_joint, wide) - _elbo_terms(log_joint, laplace)
+    error = gain.std(-1) / gain.shape[-1] ** 0.5
+    assert (gain.mean(-1) >= -5 * error - 1e-3).all()
+    assert gain.mean() > 0.01
+
+
+def _elbo_terms(log_joint: ModelLogJoint, guess: Guess, draws: int = 4000) -> Tensor:
+    """(B, S) log joint + entropy at draws with common noise."""
+    factor = guess.curvature.factor()
+    assert factor is not None
+    half = torch.randn(draws // 2, factor.shape[-1], generator=generator_for(21))
+    noise = torch.cat([half, -half]).expand(len(factor), -1, -1)
+    z = guess.z[:, None] + torch.linalg.solve_triangular(factor.mT, noise.mT, upper=True).mT
+    entropy = -factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return log_joint.score(z)[0] + entropy[:, None]
+
+
+def test_mean_field_widening_finds_the_best_diagonal_gaussian() -> None:
+    """Of a Gaussian posterior, that is its mean and its conditional variances (Bishop 2006, section 10.1.2)."""
+    model = build_model("linear_regression")
+    dataset = simulated(model, 4, rows=8)
+    log_joint = ModelLogJoint(model, dataset)
+    guess = widened(log_joint, climbed(log_joint, 1), correlated=False)
+    exact = model.exact_posterior(dataset)
+    assert ((log_joint.theta(guess.z) - exact.mean) / exact.stddev).abs().max() < 1e-2
+    expected = exact.precision_matrix.diagonal(dim1=-2, dim2=-1).rsqrt().float()
+    torch.testing.assert_close(guess.spread * log_joint.scale, expected, rtol=1e-3, atol=0)
+
+
+# -- exact averages ------------------------------------------------------------------------------
+AVERAGED: dict[str, tuple[str, dict[str, Any]]] = {
+    "noise": ("linear_regression", {"noise": "inferred", "priors": {"noise_scale": LogNormal(-0.5, 0.5)}}),
+    "binary": ("linear_classification", {"temperature": 0.5, "reference": True}),
+    "both_logits": ("linear_classification", {"temperature": 1.0}),
+    "three_classes": ("linear_classification", {"classes": 3, "temperature": 1.0}),
+}
+
+
+@pytest.mark.parametrize("case", AVERAGED.values(), ids=AVERAGED)
+@pytest.mark.parametrize("correlated", [True, False])
+def test_expectation_is_the_average_over_draws(case: tuple[str, dict[str, Any]], correlated: bool) -> None:
+    """Of score and curvature, in standard errors, and within the error of the nodes (3% of their size)."""
+    model = build_model(case[0], **case[1])
+    dataset = simulated(model, 2, rows=12, batch=2, seed=4)
+    log_joint = ModelLogJoint(model, dataset)
+    z, spread, factor = _some_gaussian(log_joint, correlated)
+    made = log_joint.expectation(z, spread, factor, DENSE)
+    assert made is not None
+    score, curvature = made
+    assert isinstance(curvature, DenseCurvature)
+    points = z[:, None] + _draws(spread, factor, 2000)
+    scores = log_joint.score(points)[1]
+    _check_mean(scores, score, 0.03 * scores.abs().mean(1))
+    each = torch.stack([_matrix(log_joint, point) for point in points[:, :500].unbind(1)], 1)
+    size = curvature.diagonal().sqrt()
+    _check_mean(each, curvature.matrix, 0.03 * size[:, :, None] * size[:, None])
+
+
+def _some_gaussian(log_joint: ModelLogJoint, correlated: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """A guess of about posterior width; the noise scale, averaged apart from the outputs, is not correlated."""
+    guess = climbed(log_joint)
+    if not correlated:
+        return guess.z, guess.spread, None
+    assert isinstance(guess.curvature, DenseCurvature)
+    same = log_joint.roles != log_joint.roles.max()
+    blocks = (same[:, None] == same) if log_joint.model.name == "linear_regression" else torch.ones(()).bool()
+    return guess.z, guess.spread, torch.linalg.cholesky(guess.curvature.matrix * blocks)
+
+
+def _draws(spread: Tensor, factor: Tensor | None, num: int) -> Tensor:
+    noise = torch.randn(len(spread), num, spread.shape[1], generator=generator_for(31))
+    if factor is None:
+        return noise * spread[:, None]
+    return torch.linalg.solve_triangular(factor.mT, noise.mT, upper=True).mT
+
+
+def _matrix(log_joint: ModelLogJoint, z: Tensor) -> Tensor:
+    curvature = log_joint.curvature(z[:, None], DENSE)
+    assert isinstance(curvature, DenseCurvature)
+    return curvature.matrix
+
+
+def _check_mean(samples: Tensor, expected: Tensor, nodes: Tensor) -> None:
+    error = samples.std(1) / samples.shape[1] ** 0.5
+    difference = (samples.mean(1) - expected).abs()
+    assert (difference <= 5 * error + nodes + 1e-4).all(), float((difference / (error + nodes + 1e-4)).max())
+
+
+def test_expectation_at_no_width_is_the_value_at_the_centre() -> None:
+    model = build_model("linear_classification", classes=3, temperature=1.0)
+    log_joint = ModelLogJoint(model, simulated(model, 2))
+    z = 0.3 * log_joint.fixed_noise(1, 0)[0].expand(log_joint.active.shape)
+    made = log_joint.expectation(z, torch.full_like(z, 1e-6), None, DENSE)
+    assert made is not None
+    torch.testing.assert_close(made[0], log_joint.score(z[:, None])[1][:, 0], rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(made[1].diagonal(), log_joint.geometry(z[:, None]).curvature[:, 0], rtol=1e-3, atol=1e-3)
+
+
+def test_no_exact_average_where_outputs_are_not_linear() -> None:
+    model = build_model("neural_regression", hidden=3)
+    log_joint = ModelLogJoint(model, simulated(model, 2))
+    z = torch.zeros(log_joint.active.shape)
+    assert log_joint.expectation(z, torch.ones_like(z), None, DENSE) is None
+
+
+# -- orders --------------------------------------------------------------------------------------
+ORDERED: dict[str, tuple[str, dict[str, Any]]] = {
+    "regression": ("linear_regression", {"noise": "inferred"}),
+    "logistic": ("linear_classification", {"temperature": 0.5, "reference": True}),
+    "poisson": ("poisson_regression", {}),
+}
+
+
+def _found(model: Model, dataset: Dataset) -> tuple[Tensor, Tensor]:
+    log_joint = ModelLogJoint(model, dataset)
+    guess = widened(log_joint, climbed(log_joint), 4)
+    return guess.z, guess.spread
+
+
+@pytest.mark.parametrize("case", ORDERED.values(), ids=ORDERED)
+def test_the_order_of_rows_does_not_matter(case: tuple[str, dict[str, Any]]) -> None:
+    model = build_model(case[0], **case[1])
+    dataset = simulated(model, 4)
+    assert dataset.y is not None
+    order = torch.randperm(dataset.x.shape[1], generator=generator_for(0))
+    shuffled = replace(dataset, x=dataset.x[:, order], y=dataset.y[:, order])
+    (z, spread), (z_other, spread_other) = _found(model, dataset), _found(model, shuffled)
+    assert ((z - z_other) / spread).abs().max() < 2e-3
+    torch.testing.assert_close(spread_other, spread, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize(("name", "allowed"), [("regression", 2e-3), ("logistic", 2e-3), ("poisson", 0.15)])
+def test_the_order_of_features_matters_only_through_the_draws(name: str, allowed: float) -> None:
+    """Exactly not where averages are exact; else by a fraction of a posterior standard deviation."""
+    model = build_model(ORDERED[name][0], **ORDERED[name][1])
+    dataset, extra = simulated(model, 4), len(model.extra_columns)
+    order = torch.randperm(4 - extra, generator=generator_for(1))
+    columns = torch.cat([torch.arange(extra), extra + order])
+    turned = replace(dataset, x=dataset.x[..., columns])
+    (z, spread), (z_other, _) = _found(model, dataset), _found(model, turned)
+    block = model.layout(4)["weights"]
+    places = torch.arange(z.shape[1])
+    places[block.span] = block.start + order
+    assert ((z[:, places] - z_other) / spread[:, places]).abs().max() < allowed
+
+
+# -- priors that are not normal ------------------------------------------------------------------
+PRIORS: dict[str, tuple[Distribution, constraints.Constraint]] = {
+    "half_normal": (HalfNormal(1.5), constraints.positive),
+    "gamma": (Gamma(2.0, 3.0), constraints.positive),
+    "laplace": (Laplace(0.5, 2.0), constraints.real),
+    "student_t": (StudentT(4.0, 0.0, 1.0), constraints.real),
+}
+
+
+class _PriorOnly(Model):
+    """A likelihood that says nothing: the log joint is the prior."""
+
+    name = "prior_only"
+
+    def row_log_prob(self, theta: Tensor, dataset: Dataset) -> Tensor:
+        return 0.0 * theta.sum(-1, keepdim=True).expand(*theta.shape[:2], dataset.x.shape[1])
+
+    def simulate(self, theta: Tensor, inputs: Dataset, generator: torch.Generator | None = None) -> Dataset:
+        return inputs
+
+    def predict(self, theta: Tensor, dataset: Dataset) -> Distribution:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_differences_of_the_prior_agree_with_differentiation(name: str) -> None:
+    prior, support = PRIORS[name]
+    model = _PriorOnly((Parameter("plain", (2,)), Parameter("other", (3,), support, prior)))
+    log_joint = ModelLogJoint(model, Dataset.of(torch.zeros(2, 1, 1), torch.zeros(2, 1)))
+    z = torch.randn(2, 7, 5, generator=generator_for(0))
+    counted = (~log_joint.layout.normal).expand_as(z)
+    density, score, curvature = log_joint._other_prior(z, counted)
+
+    point = z.double().requires_grad_()
+    theta = log_joint.location.double() + log_joint.scale.double() * point
+    terms = torch.where(counted, log_joint.layout.log_prior_terms(theta), 0.0)
+    (slope,) = torch.autograd.grad(terms.sum(), point, create_graph=True)
+    bend = torch.zeros_like(slope)
+    if name != "laplace":  # linear on both sides: a curvature of zero, which autograd does not connect
+        (bend,) = torch.autograd.grad(slope.sum(), point)
+    torch.testing.assert_close(density, terms.sum(-1).float())
+    torch.testing.assert_close(score, slope.float().detach(), rtol=1e-4, atol=1e-4)
+    expected = torch.where(counted, -bend, 0.0).clamp(min=0.05).float()
+    torch.testing.assert_close(curvature, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_climb_reaches_the_mode_under_any_prior(name: str) -> None:
+    """Zero is where the search starts, and where a Laplace prior has its kink."""
+    prior, support = PRIORS[name]
+    priors: Mapping[str, Distribution] = (
+        {"noise_scale": prior} if support is constraints.positive else {"weights": prior})
+    model = build_model("linear_regression", noise="inferred", priors=priors)
+    log_joint = ModelLogJoint(model, simulated(model, 3, batch=6))
+    guess = climbed(log_joint)
+    density = log_joint.score(guess.z[:, None])[0]
+    nearby = guess.z[:, None] + 0.05 * guess.spread[:, None] * torch.randn(6, 300, 5, generator=generator_for(2))
+    assert (log_joint.score(nearby)[0].amax(1) - density[:, 0]).max() < 2e-2
