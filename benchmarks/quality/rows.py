@@ -182,7 +182,8 @@ _MIXTURE = [
 # Six columns: the exposure and five features.
 _POISSON = [
     Row(f"poisson_5d_{objective}", f"Poisson regression 5D, {objective.replace('_kl', ' KL')}",
-        _iterative("poisson_regression", 6, 5, encoder=FEW_LOOKS, density="spline_flow", objective=objective), "nuts",
+        _iterative("poisson_regression", 6, 8.5, encoder=FEW_LOOKS, density="spline_flow", objective=objective,
+                   learning_rate=1.5e-3), "nuts",
         (Goal("agreeing", 10, at_least=90.0),), draws=20_000, datasets=50,
         note="datasets on which every parameter's mean is within 0.1 sd and every sd within 10% of NUTS")
     for objective in ("reverse_kl", "forward_kl")

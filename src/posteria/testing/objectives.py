@@ -9,6 +9,7 @@ one backward pass gives independent samples of the gradient; tolerances are in s
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from posteria.models.base import Model
 from posteria.models.linear import LinearRegression
 from posteria.objectives.base import Objective, Step
 from posteria.randomness import generator_for
-from posteria.types import Dataset
+from posteria.types import Dataset, ThetaDistribution
 
 # A correct objective exceeds this many standard errors once in about two million comparisons.
 _STANDARD_ERRORS = 5.0
@@ -63,10 +64,10 @@ class Guess:
     mean: Tensor
     factor: Tensor
 
-    def distribution(self) -> GaussianTheta:
+    def distribution(self) -> ThetaDistribution:
         """The densities that an objective reads."""
-        return GaussianTheta(self.mean, torch.ones_like(self.mean), torch.ones_like(self.mean, dtype=torch.bool),
-                             self.factor.tril())
+        active = torch.ones_like(self.mean, dtype=torch.bool)
+        return cast(ThetaDistribution, GaussianTheta(self.mean, torch.ones_like(self.mean), active, self.factor.tril()))
 
 
 def conjugate_problem(model: Model | None = None, num_columns: int = 2, rows: int = 6, copies: int = _COPIES,
