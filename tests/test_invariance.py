@@ -89,11 +89,7 @@ def test_padded_rows_change_nothing(name: str, rows: int, columns: int, more: in
     check_same(name, dataset, dataset.padded(rows + more, columns))
 
 
-_ALONE = pytest.mark.xfail(reason="messages along an axis are skipped when it has one entry, and not when padded")
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=_ALONE) if n == "gaussian_mixture" else n
-                                  for n in sorted(MODELS)])
+@pytest.mark.parametrize("name", sorted(MODELS))
 @few
 @given(rows=rows_drawn, columns=columns_drawn, more=st.integers(1, 3), seed=seeds)
 @torch.no_grad()

@@ -37,6 +37,7 @@ FORMAT = "posteria-estimator"
 FORMAT_VERSION = 1
 WEIGHTS, DESCRIPTION = "weights.safetensors", "estimator.json"
 _REFERENCE = "reference."
+_KEYS = ("format_version", "model", "encoder", "density", "info", "signature", "sha256")
 # Reference log densities may move by this much between machines (float32 sums in another order).
 _TOLERANCE = 1e-2
 
@@ -175,8 +176,7 @@ class Estimator(nn.Module):
         weights = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
         data = safetensors.torch.save(weights | self._reference(reference))
         description = self.describe() | {"sha256": hashlib.sha256(data).hexdigest()}
-        write_atomically(folder / WEIGHTS, data)
-        write_atomically(folder / DESCRIPTION, json.dumps(description, indent=1).encode())
+        write_together({folder / WEIGHTS: data, folder / DESCRIPTION: json.dumps(description, indent=1).encode()})
 
     @classmethod
     def load(cls, path: str | Path, model: Model | None = None) -> Estimator:
@@ -194,7 +194,7 @@ class Estimator(nn.Module):
         description = _read_description(folder)
         tensors = _read_weights(folder, description)
         model = model or build_model_of(description, folder)
-        _compare_signatures(description["signature"], model, folder)
+        _compare_models(description, model, folder)
         info = description["info"]
         estimator = cls(model, Part.of(description["encoder"]), Part.of(description["density"]),
                         EstimatorInfo(tuple(info["columns"]), tuple(info["rows"]), info["training"]))
@@ -226,6 +226,8 @@ class Estimator(nn.Module):
     @torch.no_grad()
     def _check_reference(self, reference: Mapping[str, Tensor], folder: Path) -> None:
         parts = {k.removeprefix(_REFERENCE): v for k, v in reference.items()}
+        if not {"x", "theta", "log_prob"} <= set(parts):
+            raise CheckpointError(f"{folder / WEIGHTS}: lacks its reference output")
         dataset = Dataset.of(parts["x"], parts.get("y"))
         log_prob = self.posterior(dataset).distribution.log_prob(parts["theta"])
         difference = float((log_prob - parts["log_prob"]).abs().max())
@@ -239,15 +241,23 @@ class Estimator(nn.Module):
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write so that a crash leaves either the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    write_together({path: data})
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Write all files aside before any is replaced, so that a full disk leaves all the old ones."""
+    temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in files}
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        for path, temporary in temporaries.items():
+            with open(temporary, "wb") as file:
+                file.write(files[path])
+                file.flush()
+                os.fsync(file.fileno())
+        for path, temporary in temporaries.items():
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
 
 
 def build_model_of(description: Mapping[str, Any], folder: Path) -> Model:
@@ -299,13 +309,17 @@ def _signature(model: Model, columns: int) -> list[list[Any]]:
     return [[b.name, list(b.shape), repr(b.parameter.support)] for b in model.layout(columns).blocks]
 
 
-def _compare_signatures(stored: list[list[Any]], model: Model, folder: Path) -> None:
-    columns = _columns_of(stored, model)
-    current = _signature(model, columns)
-    if current != stored:
-        differing = [f"{a} now {b}" for a, b in zip(stored, current, strict=False) if a != b]
-        raise CheckpointError(f"{folder}: the model differs from the one trained: "
-                              f"{differing or f'{len(stored)} blocks then, {len(current)} now'}")
+def _compare_models(description: Mapping[str, Any], model: Model, folder: Path) -> None:
+    """Parameters must agree; options and priors too, where both models are registered."""
+    stored = description["signature"]
+    pairs = itertools.zip_longest(stored, _signature(model, _columns_of(stored, model)))
+    differing = [f"{then} now {now}" for then, now in pairs if then != now]
+    trained, given = description["model"], json.loads(json.dumps(model_to_json(model)))
+    for part in ("options", "priors") if trained.get("name") == given.get("name") is not None else ():
+        differing += [f"{key} {then!r} now {given[part].get(key)!r}" for key, then in trained.get(part, {}).items()
+                      if then != given[part].get(key)]
+    if differing:
+        raise CheckpointError(f"{folder}: the model differs from the one trained: {'; '.join(differing)}")
 
 
 def _columns_of(stored: list[list[Any]], model: Model) -> int:
@@ -325,6 +339,9 @@ def _read_description(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not JSON ({error})") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not an estimator of posteria")
+    missing = [key for key in _KEYS if key not in description]
+    if missing:
+        raise CheckpointError(f"{path}: lacks {missing}")
     if description["format_version"] > FORMAT_VERSION:
         raise CheckpointError(f"{path}: format {description['format_version']}, newer than {FORMAT_VERSION}; "
                               "takes a newer posteria")

@@ -345,12 +345,7 @@ class _PriorOnly(Model):
         raise NotImplementedError
 
 
-_IN_SINGLE = pytest.mark.xfail(reason="these families compute in their arguments' float32: differences are noise")
-_COUPLED = pytest.mark.xfail(reason="an event's density is booked on its first entry, and all entries move at once")
-_UNFIT = {"gamma": _IN_SINGLE, "inverse_gamma": _IN_SINGLE, "half_cauchy": _IN_SINGLE, "dirichlet": _COUPLED}
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=_UNFIT.get(n, ())) for n in PRIORS])
+@pytest.mark.parametrize("name", PRIORS)
 def test_differences_of_the_prior_agree_with_differentiation(name: str) -> None:
     shape, prior, support = PRIORS[name]
     model = _PriorOnly((Parameter("plain", (2,)), Parameter("other", shape, support, prior)))
@@ -380,7 +375,6 @@ def test_climb_reaches_the_mode_under_any_prior_of_the_weights(prior: Distributi
     _check_at_the_mode(model, simulated(model, 3, batch=16))
 
 
-@pytest.mark.xfail(reason="the log noise scale falls by at most a half per step")
 @pytest.mark.parametrize("prior", [HalfNormal(1.0), Gamma(2.0, 2.0), HalfCauchy(0.5)], ids=str)
 def test_climb_reaches_the_mode_with_inferred_noise(prior: Distribution) -> None:
     """Also where the noise is a hundredth of what the prior expects."""

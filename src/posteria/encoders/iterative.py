@@ -59,6 +59,8 @@ class IterativeEncoder(Encoder):
         super().__init__()
         if candidates < 2 or candidates % 2:
             raise InputError.of("candidates", repr(candidates), "an even number, 2 or more")
+        if width < 1 or heads < 1 or width % heads:
+            raise InputError.of("width", f"{width} with {heads} heads", "a multiple of heads, both at least 1")
         if layers < 1:
             raise InputError.of("layers", repr(layers), "1 or more")
         self.summary_dim, self.token_dim = width, width
@@ -138,14 +140,17 @@ class _Messages:
                 groups.append((torch.where(index < 0, count, index), count + 1))
         return cls(log_joint.active, bool(log_joint.active.all()), tuple(groups))
 
-    def group_means(self, tokens: Tensor, group: tuple[Tensor, int]) -> Tensor:
-        """(B, P, T) mean over the active parameters of the same index; zero for those that have none."""
+    def group_means(self, tokens: Tensor, group: tuple[Tensor, int]) -> tuple[Tensor, Tensor]:
+        """Mean (B, P, T) over the active parameters of the same index, and (B, P, 1) whether there is more than one.
+
+        A parameter alone in its group gets no message, so that padding does not decide whether it gets one.
+        """
         index, count = group
         weight = self.active[..., None].to(tokens.dtype)
         sums = tokens.new_zeros(tokens.shape[0], count, tokens.shape[2]).index_add(1, index, tokens * weight)
         sizes = weight.new_zeros(weight.shape[0], count, 1).index_add(1, index, weight)
-        means = (sums / sizes.clamp(min=1))[:, index]
-        return torch.where((index < count - 1)[:, None], means, 0.0)
+        shared = (sizes > 1)[:, index] & (index < count - 1)[:, None]
+        return (sums / sizes.clamp(min=1))[:, index], shared
 
 
 class _Mixer(nn.Module):
@@ -169,7 +174,8 @@ class _Mixer(nn.Module):
         normed = self.norm1(tokens)
         update = self._attend(normed, messages)
         for group in messages.groups:
-            update = update + self.share(messages.group_means(normed, group))
+            means, shared = messages.group_means(normed, group)
+            update = update + torch.where(shared, self.share(means), 0.0)
         tokens = tokens + update
         return tokens + self.mlp(self.norm2(tokens))
 

@@ -76,8 +76,9 @@ class OutputModel(Model):
         log_likelihood, score = self._score_along(line, theta, dataset)
         seen = dataset.observed[:, None, :, None, None].to(theta.dtype)
         with torch.no_grad():  # a preconditioner; roots of vanishing probabilities have no gradient anyway
-            curvature = [line.pull_back_squared(self.head.root(line.outputs, self._extra(theta, dataset)) * seen),
-                         self.head.own_curvature(dataset.observed, theta.shape[1])]
+            extra = self._extra(theta, dataset)
+            curvature = [line.pull_back_squared(self.head.root(line.outputs, extra) * seen),
+                         self._own_curvature(line.outputs, dataset, extra)]
         return Geometry(log_likelihood, score, torch.cat(curvature, -1))
 
     def _score_along(self, line: Linearization, theta: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor]:
@@ -92,12 +93,22 @@ class OutputModel(Model):
     def likelihood_rows(self, theta: Tensor, dataset: Dataset) -> Tensor:
         line = self.linearize(theta, dataset)
         seen = dataset.observed[:, None, :, None, None].to(theta.dtype)
-        jacobian = line.jacobian(self.head.root(line.outputs, self._extra(theta, dataset)) * seen)
-        return self._with_own_rows(jacobian.flatten(1, 2) / theta.shape[1] ** 0.5, dataset)
+        extra = self._extra(theta, dataset)
+        jacobian = line.jacobian(self.head.root(line.outputs, extra) * seen)
+        own = self._own_curvature(line.outputs, dataset, extra).mean(1)
+        return self._with_own_rows(jacobian.flatten(1, 2) / theta.shape[1] ** 0.5, own)
 
-    def _with_own_rows(self, jacobian: Tensor, dataset: Dataset) -> Tensor:
-        """Rows of the curvature in all parameters, the head's own included."""
-        own = self.head.own_curvature(dataset.observed, 1)[:, 0].to(jacobian.dtype)
+    def _own_curvature(self, outputs: Tensor, dataset: Dataset, extra: Extra) -> Tensor:
+        """(B, S, H) curvature in the head's own parameters: their information where parameters outnumber rows.
+
+        There the mode is where the residuals vanish, far from the mass, and a search must not hurry towards it.
+        """
+        secant = self.head.own_curvature(outputs, _target(dataset), dataset.observed, extra)
+        plenty = dataset.num_observations > 2 * self.active(dataset).sum(-1)
+        return torch.where(plenty[:, None, None], secant, self.head.own_information(dataset.observed)[:, None])
+
+    def _with_own_rows(self, jacobian: Tensor, own: Tensor) -> Tensor:
+        """Rows of the curvature in all parameters, those of the head's own (B, H) included."""
         if not own.shape[-1]:
             return jacobian
         widened = functional.pad(jacobian, (0, own.shape[-1]))
@@ -127,7 +138,7 @@ class OutputModel(Model):
         score = torch.cat([line.pull_back(pulled)[:, 0], own], -1)
         root = self.head.root(points, extra)
         rows = line.jacobian(_root((root @ root.mT).mean(1, keepdim=True)) * seen[..., None])[:, 0]
-        return score, self._with_own_rows(rows, dataset)
+        return score, self._with_own_rows(rows, self._own_curvature(points, dataset, extra).mean(1))
 
     def _extra_at(self, theta: Tensor, spread: Spread, nodes: Tensor, dataset: Dataset) -> Extra:
         """The head's own parameters (B, Q) at the nodes (Q, H)."""

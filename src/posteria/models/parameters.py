@@ -93,6 +93,12 @@ class Block:
         return int(torch.Size(self.flat_shape).numel())
 
     @property
+    def event_size(self) -> int:
+        """Flat entries that share one prior density: those of an event, or one."""
+        events = self.shape[:len(self.shape) - self.parameter.event_dim]
+        return self.size // int(torch.Size(events).numel())
+
+    @property
     def span(self) -> slice:
         return slice(self.start, self.start + self.size)
 
@@ -108,16 +114,17 @@ class Block:
         """Constrained values (..., *shape)."""
         return self.bijection(self.take(theta))  # type: ignore[return-value]
 
-    def _prior_on(self, device: torch.device) -> Distribution:
-        # Some families (Gamma, Dirichlet) compute where their arguments lie.
+    def _prior_like(self, theta: Tensor) -> Distribution:
+        # Some families (Gamma, Dirichlet) compute where their arguments lie and in their precision.
         prior = self.parameter.prior
-        return prior if device.type == "cpu" else _copied(prior, device)
+        plain = theta.device.type == "cpu" and theta.dtype == torch.get_default_dtype()
+        return prior if plain else _copied(prior, theta.device, theta.dtype)
 
     def log_prior_terms(self, theta: Tensor) -> Tensor:
         """(..., size): prior density of each entry in unconstrained space, Jacobian included."""
         free = self.take(theta)
         value: Tensor = self.bijection(free)  # type: ignore[assignment]
-        prior = self._prior_on(theta.device).log_prob(value)
+        prior = self._prior_like(theta).log_prob(value)
         jacobian = self.bijection.log_abs_det_jacobian(free, value)
         entries_of_event = self.parameter.event_dim - self.bijection.codomain.event_dim
         if entries_of_event:
@@ -235,6 +242,11 @@ class Layout:
         return torch.cat([torch.full((b.size,), _normal_moments(b.parameter) is not None) for b in self.blocks])
 
     @cached_property
+    def event_places(self) -> Tensor:
+        """(P,) long: place of every parameter within its prior's event (a simplex row, say); zero where entrywise."""
+        return torch.cat([torch.arange(b.size) % b.event_size for b in self.blocks])
+
+    @cached_property
     def roles(self) -> Tensor:
         """(P,) long: block index of every parameter."""
         return torch.cat([torch.full((b.size,), i, dtype=torch.long) for i, b in enumerate(self.blocks)])
@@ -313,15 +325,15 @@ def _check_prior_fits(parameter: Parameter) -> None:
         raise InputError.of(f"prior of {name}", f"{prior} on {prior.support}", f"a prior on {parameter.support}")
 
 
-def _copied(prior: Distribution, device: torch.device | str = "cpu") -> Distribution:
-    """A copy on a device, which does not validate values."""
+def _copied(prior: Distribution, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Distribution:
+    """A copy on a device and in a precision, which does not validate values."""
     prior = copy.copy(prior)
     prior._validate_args = False
     for name, part in prior.__dict__.items():
         if isinstance(part, Tensor):
-            prior.__dict__[name] = part.to(device)
+            prior.__dict__[name] = part.to(device, dtype if part.is_floating_point() else None)
         elif isinstance(part, Distribution):
-            prior.__dict__[name] = _copied(part, device)
+            prior.__dict__[name] = _copied(part, device, dtype)
     return prior
 
 
