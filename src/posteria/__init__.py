@@ -1,6 +1,6 @@
 """Amortized Bayesian inference: train once on a probabilistic model, then get full posteriors in milliseconds.
 
-Example:
+Examples:
     >>> import posteria
     >>> estimator = posteria.load("linear_regression")                        # doctest: +SKIP
     >>> posteria.infer_table(estimator, table, target="price").units_summary  # doctest: +SKIP

@@ -79,7 +79,7 @@ class Estimator(nn.Module):
         encoder, density: registered names (or :class:`Part` with options).
         info: sizes it is meant for; ``info.columns[1]`` is the most columns that encoders with a maximum take.
 
-    Example:
+    Examples:
         >>> estimator = Estimator(LinearRegression(), "iterative", "full", EstimatorInfo(columns=(2, 2)))
         >>> estimator.posterior(Dataset.of(x, y)).summary()
     """

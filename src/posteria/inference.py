@@ -96,7 +96,7 @@ def infer_table(estimator: Estimator, table: pd.DataFrame, target: str | None = 
     Raises:
         DataError: a table that cannot be used; more features or classes than the estimator knows.
 
-    Example:
+    Examples:
         >>> import posteria
         >>> result = infer_table(posteria.load("linear_regression"), table, "price")     # doctest: +SKIP
         >>> result.units_summary                                                         # doctest: +SKIP

@@ -37,7 +37,7 @@ def pairs(posterior: Posterior | pd.DataFrame, max_parameters: int = 6, num_samp
             says so.
         num_samples, seed: of the draws.
 
-    Example:
+    Examples:
         >>> pairs(posterior).savefig("pairs.png")     # doctest: +SKIP
     """
     draws, title = _top(_frame(posterior, num_samples, seed), max_parameters)

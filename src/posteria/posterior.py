@@ -50,7 +50,7 @@ class Posterior:
     named values; where datasets of one batch have different features, named arrays keep the features that
     any of them has (at others they hold a constant), and tables drop what a dataset does not have.
 
-    Example:
+    Examples:
         >>> posterior = estimator.posterior(Dataset.of(x, y))            # doctest: +SKIP
         >>> posterior.sample(1000, seed=0)["weights"].shape              # doctest: +SKIP
         torch.Size([1, 1000, 2])
@@ -164,7 +164,7 @@ class Posterior:
             num_samples: S, draws of theta, each a component of the predictive mixture.
             seed: as for :meth:`sample`.
 
-        Example:
+        Examples:
             >>> prediction = posterior.predict(x_new, seed=0)      # doctest: +SKIP
             >>> prediction.mean, prediction.interval(0.9)          # doctest: +SKIP
         """

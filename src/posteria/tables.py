@@ -46,7 +46,7 @@ class TableCodec:
         target: the target, or None for a model of x alone.
         unused: columns of the fitted table that are not used: constant ones and those not asked for.
 
-    Example:
+    Examples:
         >>> table = pd.DataFrame({"size": [1.0, 2.0, 3.0], "colour": ["red", "blue", "red"], "price": [9.0, 5.0, 1.0]})
         >>> codec = TableCodec.fit(table, target="price")
         >>> codec.features

@@ -56,7 +56,7 @@ class Dataset:
         Raises:
             DataError: wrong shapes, NaN or infinity among the real entries, no row or no column.
 
-        Example:
+        Examples:
             >>> Dataset.of([[0.0], [1.0]], [0.5, 1.5]).x.shape
             torch.Size([1, 2, 1])
         """

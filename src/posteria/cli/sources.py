@@ -22,7 +22,7 @@ def parse_options(pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
 
     Values are read as JSON, and as text where they are not JSON.
 
-    Example:
+    Examples:
         >>> parse_options(["noise=inferred", "encoder.layers=4"])["encoder"]
         {'layers': 4}
     """

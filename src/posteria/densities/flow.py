@@ -152,7 +152,7 @@ class AffineFlow(CouplingFlow):
     Raises:
         InputError: an option out of range, or a spec with neither located tokens nor a fixed number of parameters.
 
-    Example:
+    Examples:
         >>> flow = AffineFlow(ContextSpec(summary_dim=4, token_dim=None, num_parameters=3))
         >>> flow(Context(torch.zeros(1, 4), torch.ones(1, 3, dtype=torch.bool))).rsample(5).shape
         torch.Size([1, 5, 3])

@@ -132,7 +132,7 @@ class LowRankGaussian(Density):
     Raises:
         InputError: rank below one, or a spec with neither located tokens nor a fixed number of parameters.
 
-    Example:
+    Examples:
         >>> density = LowRankGaussian(ContextSpec(summary_dim=4, token_dim=None, num_parameters=3), rank=2)
         >>> density(Context(torch.zeros(1, 4), torch.ones(1, 3, dtype=torch.bool))).rsample(5).shape
         torch.Size([1, 5, 3])

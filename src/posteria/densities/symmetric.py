@@ -41,7 +41,7 @@ def permutations_of_axis(roles: Tensor, group: Tensor) -> Tensor:
     Raises:
         InputError: an axis longer than 5, or a block in which positions have different numbers of parameters.
 
-    Example:
+    Examples:
         >>> permutations_of_axis(torch.tensor([0, 0, 1]), torch.tensor([0, 1, -1]))
         tensor([[0, 1, 2],
                 [1, 0, 2]])
@@ -118,7 +118,7 @@ class Symmetrised(Density):
         permutations_of: number of parameters P -> (G, P) long, a group of permutations that maps active
             parameters to active ones (as :func:`permutations_of_axis` gives it).
 
-    Example:
+    Examples:
         >>> from posteria.densities.gaussian import DiagonalGaussian
         >>> from posteria.types import ContextSpec
         >>> base = DiagonalGaussian(ContextSpec(summary_dim=4, token_dim=None, num_parameters=2))

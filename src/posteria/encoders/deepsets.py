@@ -28,7 +28,7 @@ class DeepSetsEncoder(Encoder):
     Raises:
         InputError: a size below one, or a pooling that does not exist.
 
-    Example:
+    Examples:
         >>> DeepSetsEncoder(EncoderSpec(num_columns=2), width=64, pooling="max").summary_dim
         64
     """

@@ -27,7 +27,7 @@ class GRUEncoder(Encoder):
     Raises:
         InputError: a size below one.
 
-    Example:
+    Examples:
         >>> GRUEncoder(EncoderSpec(num_columns=2), layers=1, width=32).summary_dim
         34
     """

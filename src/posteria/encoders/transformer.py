@@ -36,7 +36,7 @@ class TransformerEncoder(Encoder):
     Raises:
         InputError: a size below one, a width that heads do not divide, a dropout outside [0, 1).
 
-    Example:
+    Examples:
         >>> encoder = TransformerEncoder(EncoderSpec(num_columns=2), layers=2, width=32)
         >>> encoder.summary_dim
         32

@@ -40,7 +40,7 @@ def build_model(name: str, priors: Priors | None = None, **options: Any) -> Mode
     Raises:
         InputError: an unknown name, option or value.
 
-    Example:
+    Examples:
         >>> build_model("linear_regression", noise="inferred").layout(1).scalar_names
         ('weights[0]', 'intercept', 'noise_scale')
     """

@@ -53,7 +53,7 @@ class CustomModel(Model):
     Raises:
         InputError: no function at all, or arguments that do not fit.
 
-    Example:
+    Examples:
         >>> from torch.distributions import Exponential
         >>> rate = Parameter("rate", support=constraints.positive, prior=Exponential(1.0))
         >>> model = CustomModel([rate], predict=lambda params, x: Exponential(params["rate"].expand(x.shape[0])))

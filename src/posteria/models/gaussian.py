@@ -26,7 +26,7 @@ class GaussianMean(Model):
         covariance: None for the identity, a variance, a list of variances, or a full matrix.
         priors: distributions per parameter name, in place of the defaults.
 
-    Example:
+    Examples:
         >>> GaussianMean(covariance=[[1.0, 0.5], [0.5, 2.0]]).layout(2).scalar_names
         ('mean[0]', 'mean[1]')
     """

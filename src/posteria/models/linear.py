@@ -69,7 +69,7 @@ class LinearRegression(_Linear):
             deviation with a half-normal prior, is a parameter too.
         priors: distributions per parameter name, in place of the defaults.
 
-    Example:
+    Examples:
         >>> LinearRegression(noise="inferred").layout(2).scalar_names
         ('weights[0]', 'weights[1]', 'intercept', 'noise_scale')
     """

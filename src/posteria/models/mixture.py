@@ -43,7 +43,7 @@ class GaussianMixture(Model):
         covariances: instead of ``covariance``, one such option per component.
         priors: distributions per parameter name, in place of the defaults.
 
-    Example:
+    Examples:
         >>> GaussianMixture(components=2).layout(1).scalar_names
         ('means[0,0]', 'means[1,0]')
     """

@@ -136,7 +136,7 @@ class NeuralRegression(_Neural):
             deviation with a half-normal prior, is a parameter too.
         priors: distributions per parameter name, in place of the defaults.
 
-    Example:
+    Examples:
         >>> NeuralRegression(hidden=8).layout(3).size
         40
     """

@@ -40,7 +40,7 @@ class Parameter:
     Raises:
         InputError: not an identifier, an axis twice, or a prior that does not fit the support or the shape.
 
-    Example:
+    Examples:
         >>> prior = torch.distributions.HalfNormal(1.0)
         >>> noise_scale = Parameter("noise_scale", support=constraints.positive, prior=prior)
     """

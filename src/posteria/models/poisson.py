@@ -47,7 +47,7 @@ def poisson_regression(priors: Mapping[str, Distribution] | None = None) -> Cust
     Args:
         priors: distributions per parameter name, in place of the defaults.
 
-    Example:
+    Examples:
         >>> poisson_regression().layout(3).scalar_names
         ('weights[0]', 'weights[1]', 'intercept', 'concentration')
     """

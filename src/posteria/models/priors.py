@@ -36,7 +36,7 @@ def prior_from_json(value: Mapping[str, Any]) -> d.Distribution:
     Raises:
         InputError: an unknown family, wrong arguments or values.
 
-    Example:
+    Examples:
         >>> prior_from_json({"family": "normal", "loc": 0, "scale": 2})
         Normal(loc: 0.0, scale: 2.0)
     """

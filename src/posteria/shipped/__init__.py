@@ -27,7 +27,7 @@ def load(name: str | Path, model: Model | None = None) -> Estimator:
         InputError: neither a shipped name nor a folder.
         CheckpointError: see :meth:`Estimator.load`.
 
-    Example:
+    Examples:
         >>> load("linear_regression").model.name  # doctest: +SKIP
         'linear_regression'
     """

@@ -35,7 +35,7 @@ class SimulatedTask:
     Raises:
         InputError: a range that is not (least, most) of whole numbers, columns without a feature, unknown names.
 
-    Example:
+    Examples:
         >>> from posteria.models.linear import LinearRegression
         >>> from posteria.randomness import generator_for
         >>> task = SimulatedTask(LinearRegression(), rows=(8, 8), columns=(2, 2))

@@ -51,7 +51,7 @@ class StandardisedTask(SimulatedTask):
     Raises:
         InputError: as for :class:`SimulatedTask`; a model of x alone or with extra columns, or one of counts.
 
-    Example:
+    Examples:
         >>> from posteria.models.linear import LinearRegression
         >>> from posteria.randomness import generator_for
         >>> task = StandardisedTask(LinearRegression(noise="inferred"), rows=(50, 50), columns=(3, 3))

@@ -1,6 +1,6 @@
 """Contract of a density, as plain functions that raise AssertionError: run them on your own density.
 
-Example:
+Examples:
     >>> spec = ContextSpec(summary_dim=4, token_dim=None, num_parameters=2)
     >>> density = DiagonalGaussian(spec)  # doctest: +SKIP
     >>> check_density(density, example_context(spec, [2, 1]))  # doctest: +SKIP

@@ -1,6 +1,6 @@
 """Contract of an encoder, for posteria's own and for yours.
 
-Example:
+Examples:
     >>> from posteria.encoders import DeepSetsEncoder
     >>> from posteria.testing.encoders import check_encoder
     >>> check_encoder(lambda spec: DeepSetsEncoder(spec, width=32))

@@ -30,7 +30,7 @@ def check_model(model: Model, num_columns: int, seed: int = 0, exact_curvature: 
         seed: of every random choice.
         exact_curvature: the curvature must be the exact negative Hessian, not a stand-in for it.
 
-    Example:
+    Examples:
         >>> from posteria.models import LinearRegression
         >>> check_model(LinearRegression(), num_columns=2, exact_curvature=True)
     """

@@ -116,7 +116,7 @@ def check_objective(objective: Objective, model: Model | None = None, num_column
         num_columns: columns of x.
         seed: of every random choice.
 
-    Example:
+    Examples:
         >>> from posteria.objectives import ReverseKL
         >>> check_objective(ReverseKL(num_samples=2))
     """

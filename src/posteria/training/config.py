@@ -98,7 +98,7 @@ class Recipe(_Checked):
         Raises:
             InputError: an unknown field or a value that it does not take.
 
-        Example:
+        Examples:
             >>> Recipe.of(steps=100, learning_rate=1e-3).decay
             'cosine'
         """
@@ -119,7 +119,7 @@ class TrainConfig(Recipe):
         encoder, density, objective, task: the other parts.
         preset: "default" or "paper".
 
-    Example:
+    Examples:
         >>> config = TrainConfig.of(model="linear_regression", minutes=2, preset="paper")
         >>> config.encoder.name, config.learning_rate
         ('transformer', 0.0001)

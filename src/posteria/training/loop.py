@@ -41,7 +41,7 @@ def train(config: TrainConfig | Mapping[str, Any], out: str | Path | None = None
         TrainingInterrupted: Ctrl-C or SIGTERM; the run can be resumed.
         TrainingError: non-finite losses persist, or the disk is full.
 
-    Example:
+    Examples:
         >>> result = train({"model": "linear_regression", "steps": 3, "batch_size": 4})
         >>> result.history[-1]["step"]
         3.0

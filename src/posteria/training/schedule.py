@@ -22,7 +22,7 @@ class Schedule:
         warmup: linear rise to the peak; below 1 a fraction of the budget, from 1 on a number of steps.
         decay: "cosine": down to 1% of the peak over the budget; "constant": none.
 
-    Example:
+    Examples:
         >>> schedule = Schedule(steps=100, minutes=None, learning_rate=1.0, warmup=10, decay="cosine")
         >>> schedule.progress(step=50, elapsed=3.0)
         0.5
