@@ -39,7 +39,8 @@ HERE = Path(__file__).parent
 BATCH, COLUMNS, MEAN_ROWS = 128, 100, 96
 PAPER_FLOW = Part("flow", {"transforms": 6, "hidden": (128,)})
 PLAIN = {"transformer": PlainTransformer, "deepsets": PlainDeepSets, "gru": PlainGRU}
-TARGETS = {"transformer": 4.0, "deepsets": 1.5, "gru": 1.5, "transformer+flow": 1.5, "deepsets+flow": 1.5}
+TARGETS = {"transformer": 4.0, "deepsets": 1.5, "gru": 1.5, "transformer+flow": 1.5, "deepsets+flow": 1.5,
+           "gru+flow": 1.5}
 StepFunction = Callable[[], None]
 
 

@@ -11,6 +11,7 @@ _TIMED = {
     "gru": "GRU 4 × 256, diagonal Gaussian",
     "transformer+flow": "Transformer, 6 affine couplings",
     "deepsets+flow": "DeepSets, 6 affine couplings",
+    "gru+flow": "GRU, 6 affine couplings",
 }
 
 _INTRODUCTION = """# Time of a training step
