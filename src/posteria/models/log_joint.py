@@ -33,6 +33,7 @@ class ModelLogJoint:
         location, scale = self.layout.prior_moments
         self.location, self.scale = location.to(dataset.device), scale.to(dataset.device)
         self.active = model.active(dataset)
+        self._last_prior: tuple[Tensor, Geometry] | None = None
         self.roles = self.layout.roles.to(dataset.device)
         self.groups: Mapping[str, Tensor] = {k: v.to(dataset.device) for k, v in self.layout.groups.items()}
 
@@ -102,7 +103,12 @@ class ModelLogJoint:
         return score.nan_to_num(0.0, _LARGEST, -_LARGEST).clamp(-_LARGEST, _LARGEST)
 
     def _prior(self, z: Tensor) -> Geometry:
-        """Prior density, score and curvature in z (B, C, P): written out where normal, else by differentiation."""
+        """Prior density, score and curvature in z (B, C, P): written out where normal, else by differences."""
+        if self._last_prior is None or not torch.equal(self._last_prior[0], z):  # a climb asks twice per point
+            self._last_prior = z, self._prior_at(z)
+        return self._last_prior[1]
+
+    def _prior_at(self, z: Tensor) -> Geometry:
         plain = self.layout.normal.to(z.device)
         inside = self.active[:, None] & plain
         log_density = -0.5 * torch.where(inside, z**2, 0.0).sum(-1)
@@ -118,18 +124,17 @@ class ModelLogJoint:
         Central differences in double precision, all parameters at once: exact enough for a search (errors near 1e-8),
         at a fraction of the cost of differentiating twice. Entrywise priors have a diagonal Hessian.
         """
-        centre, places = self.theta(z).detach().double(), self.layout.event_places.to(z.device)
+        centre, places = self.theta(z).double(), self.layout.event_places.to(z.device)
         first = torch.arange(len(places), device=z.device) - places  # where an event's density is booked
+        steps = _DIFFERENCE * self.scale.double() * torch.tensor([-1.0, 0.0, 1.0]).to(centre).view(3, 1, 1, 1)
         score, curvature, here = torch.zeros_like(z), torch.zeros_like(z), z
-        for place in range(int(places.max()) + 1):
-            width = torch.where(places == place, _DIFFERENCE * self.scale.double(), 0.0)
-            points = torch.stack([centre - width, centre, centre + width])
-            below, here, above = self.layout.log_prior_terms(points, True)
-            moved = counted & (places == place)
-            score = torch.where(moved, ((above - below) / (2 * _DIFFERENCE))[..., first], score)
-            curvature = torch.where(moved, ((2 * here - above - below) / _DIFFERENCE**2)[..., first], curvature)
-        density = torch.where(counted, here, 0.0).sum(-1)
-        return density.to(z), score.to(z), curvature.to(z).clamp(min=_LEAST_PRIOR_CURVATURE)
+        for place in range(self.layout.longest_event):
+            moved = places == place
+            below, here, above = self.layout.log_prior_terms(centre + steps * moved, True).unbind()
+            score = torch.where(moved, ((above - below) / (2 * _DIFFERENCE))[..., first].to(z), score)
+            curvature = torch.where(moved, ((2 * here - above - below) / _DIFFERENCE**2)[..., first].to(z), curvature)
+        density = torch.where(counted, here, 0.0).sum(-1).to(z)
+        return density, torch.where(counted, score, 0.0), curvature.clamp(min=_LEAST_PRIOR_CURVATURE)
 
     def _require_likelihood(self) -> None:
         if not self.model.has_likelihood:

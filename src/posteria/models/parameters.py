@@ -247,6 +247,11 @@ class Layout:
         return torch.cat([torch.arange(b.size) % b.event_size for b in self.blocks])
 
     @cached_property
+    def longest_event(self) -> int:
+        """Entries of the longest event; 1 where all priors are entrywise."""
+        return int(self.event_places.max()) + 1
+
+    @cached_property
     def roles(self) -> Tensor:
         """(P,) long: block index of every parameter."""
         return torch.cat([torch.full((b.size,), i, dtype=torch.long) for i, b in enumerate(self.blocks)])
