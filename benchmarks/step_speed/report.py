@@ -20,7 +20,8 @@ _INTRODUCTION = """# Time of a training step
 write it first (`plain.py`: torch's own modules, padded to 128 rows with a mask, dropout 0.1 in the Transformer, a
 fresh simulation per step, float32, Adam). *posteria* is `Estimator` + `SimulatedTask` + `ReverseKL` (96
 rows, the mean size; four draws per dataset where plain takes one; clipping), with the encoder in bfloat16,
-which on a CPU has to be asked for (`precision="bf16"`; the default there is float32).
+which is the default on processors that multiply it (`precision="auto"`), for encoders that do not evaluate the
+likelihood.
 
     python benchmarks/step_speed/bench.py
 
