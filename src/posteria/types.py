@@ -228,7 +228,7 @@ class LogJoint(Protocol):
         ...
 
     def fixed_noise(self, num: int, seed: int) -> Tensor:
-        """(num, P) standard normal numbers, always the same for a seed and a parameter; zero nowhere."""
+        """(num, P) standard normal numbers, always the same for a seed and a parameter."""
         ...
 
 
@@ -264,7 +264,6 @@ class ContextSpec:
         num_parameters: P (at the maximum number of features), or None when P is free;
             only densities that use tokens can serve a free P.
         located: the context has a location and a scale.
-        roles: (P,) block index per parameter when P is fixed, else None.
     """
 
     summary_dim: int
