@@ -16,6 +16,11 @@ from posteria.models.base import Model
 from posteria.objectives.base import Objective, Step
 from posteria.types import Dataset, ThetaDistribution
 
+WHY_THETA = (
+    "Forward KL is the mean of -log q(theta | D) over parameters drawn with their data from the assumed model, and "
+    "these datasets have none (they come from elsewhere, or were changed after the simulation); reverse_kl needs none"
+)
+
 
 class ForwardKL(Objective):
     """-log q(theta | D) per parameter, averaged over datasets."""
@@ -25,9 +30,6 @@ class ForwardKL(Objective):
     def __call__(self, distribution: ThetaDistribution, dataset: Dataset, theta: Tensor | None, model: Model,
                  step: Step) -> Tensor:
         if theta is None:
-            raise UnsupportedError(
-                "objective: forward_kl needs the parameters that generated each dataset, and this task has none "
-                "(its data do not come from the assumed model); takes reverse_kl"
-            )
+            raise UnsupportedError(f"theta: got None; takes the parameters that generated each dataset. {WHY_THETA}")
         log_prob = distribution.log_prob(theta[:, None])[:, 0]
         return (-log_prob / distribution.active.sum(-1)).mean()

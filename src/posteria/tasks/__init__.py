@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from posteria.tasks.base import Task
+from posteria.tasks.gaussian_process import GaussianProcessTask
+from posteria.tasks.mixture_of_tasks import COMPONENTS, MixtureOfTasks
+from posteria.tasks.other_model import OtherModelTask
 from posteria.tasks.simulated import SimulatedTask
 from posteria.tasks.standardised import StandardisedTask
 
-TASKS: dict[str, type[SimulatedTask]] = {"simulated": SimulatedTask, "standardised": StandardisedTask}
+TASKS: dict[str, type[SimulatedTask] | type[MixtureOfTasks]] = {**COMPONENTS, "mixture_of_tasks": MixtureOfTasks}
 
-__all__ = ["TASKS", "SimulatedTask", "StandardisedTask", "Task"]
+__all__ = [
+    "TASKS",
+    "GaussianProcessTask",
+    "MixtureOfTasks",
+    "OtherModelTask",
+    "SimulatedTask",
+    "StandardisedTask",
+    "Task",
+]

@@ -16,10 +16,13 @@ class Task(Protocol):
     Attributes:
         columns: (least, most) columns of x.
         rows: (least, most) observations.
+        gives_theta: ``draw`` returns the parameters that generated the datasets; False where the datasets do not
+            come from the assumed model, or not from its prior.
     """
 
     columns: tuple[int, int]
     rows: tuple[int, int]
+    gives_theta: bool
 
     def draw(self, num_datasets: int, generator: torch.Generator, device: torch.device | str = "cpu",
              rows: int | None = None) -> tuple[Dataset, Tensor | None]:

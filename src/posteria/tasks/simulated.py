@@ -44,6 +44,8 @@ class SimulatedTask:
         (torch.Size([4, 8, 2]), torch.Size([4, 3]))
     """
 
+    gives_theta: bool = True
+
     def __init__(self, model: Model, rows: Sequence[int] = (64, 128), columns: Sequence[int] = (2, 2),
                  rows_scale: RowsScale = "uniform", vary_features: VaryFeatures = "batch"):
         self.model = model
@@ -51,8 +53,8 @@ class SimulatedTask:
         self.columns = _range("columns", columns, least=len(model.extra_columns) + 1)
         self.rows_scale: RowsScale = rows_scale
         self.vary_features: VaryFeatures = vary_features
-        self._draw_rows = _choose("rows_scale", rows_scale, _ROW_SCALES)
-        self._draw_columns = _choose("vary_features", vary_features, _VARY_FEATURES)
+        self._draw_rows = choose("rows_scale", rows_scale, _ROW_SCALES)
+        self._draw_columns = choose("vary_features", vary_features, _VARY_FEATURES)
 
     def draw(self, num_datasets: int, generator: torch.Generator, device: torch.device | str = "cpu",
              rows: int | None = None) -> tuple[Dataset, Tensor]:
@@ -78,7 +80,7 @@ class SimulatedTask:
     def draw_sizes(self, num_datasets: int, generator: torch.Generator, device: torch.device | str = "cpu",
                    rows: int | None = None) -> tuple[int, Tensor]:
         """The number of rows and the mask of features (B, D) of a batch."""
-        sizes = _host_generator(generator)
+        sizes = host_generator(generator)
         drawn = self._draw_rows(self.rows, sizes)
         features = self._draw_columns(self.columns, num_datasets, sizes).to(device)
         return drawn if rows is None else rows, features
@@ -93,7 +95,7 @@ class SimulatedTask:
                 "vary_features": self.vary_features}
 
 
-def _host_generator(generator: torch.Generator) -> torch.Generator:
+def host_generator(generator: torch.Generator) -> torch.Generator:
     """A CPU generator for the sizes, which the host must know: reading them back from a GPU would wait for it.
 
     It depends on where the device's generator stands (seed and offset, which the host keeps).
@@ -130,7 +132,8 @@ _ROW_SCALES = {"uniform": _uniform_rows, "log": _log_uniform_rows}
 _VARY_FEATURES = {"batch": _per_batch, "dataset": _per_dataset}
 
 
-def _choose(argument: str, name: str, choices: dict[str, _T]) -> _T:
+def choose(argument: str, name: str, choices: dict[str, _T]) -> _T:
+    """The choice of that name, or an error that lists the names."""
     if name not in choices:
         raise InputError.of(argument, repr(name), f"one of {sorted(choices)}")
     return choices[name]

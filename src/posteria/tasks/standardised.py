@@ -60,6 +60,8 @@ class StandardisedTask(SimulatedTask):
         (True, True)
     """
 
+    gives_theta = False
+
     def __init__(self, model: Model, rows: Sequence[int] = (8, 2000), columns: Sequence[int] = (1, 100),
                  rows_scale: RowsScale = "log", vary_features: VaryFeatures = "batch", most_cells: int = 200_000):
         if model.target not in ("real", "class") or model.extra_columns:

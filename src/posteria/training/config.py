@@ -8,10 +8,11 @@ from typing import Any, Literal, TypeVar
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from posteria.errors import InputError
+from posteria.errors import InputError, UnsupportedError
 from posteria.estimator import Estimator, EstimatorInfo, Part
 from posteria.models import Model, build_model
 from posteria.objectives import OBJECTIVES, Objective
+from posteria.objectives.forward_kl import WHY_THETA
 from posteria.randomness import generator_for
 from posteria.tasks import TASKS, Task
 from posteria.training.presets import apply_preset
@@ -158,6 +159,7 @@ def build(config: TrainConfig, model: Model | None = None) -> tuple[Estimator, T
 
     Raises:
         InputError: unknown names or options, or parts that do not fit each other.
+        UnsupportedError: an objective that needs the generating parameters, with a task that has none.
     """
     model = _model(config, model)
     task = _part("task", TASKS, config.task.name, model, **config.task.options)
@@ -169,7 +171,14 @@ def build(config: TrainConfig, model: Model | None = None) -> tuple[Estimator, T
         _refuse_unmasked(config)
         task = task.masked()
     objective = _part("objective", OBJECTIVES, config.objective.name, **config.objective.options)
+    _refuse_without_theta(config, task, objective)
     return estimator, task, objective
+
+
+def _refuse_without_theta(config: TrainConfig, task: Task, objective: Objective) -> None:
+    if objective.needs_theta and not task.gives_theta:
+        raise UnsupportedError(f"objective: got {config.objective.name!r} with the task {config.task.name!r}; takes "
+                               f"one that does not need the generating parameters. {WHY_THETA}")
 
 
 def _refuse_unmasked(config: TrainConfig) -> None:
