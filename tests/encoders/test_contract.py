@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -11,7 +11,19 @@ from torch import Tensor, nn
 
 from posteria.encoders import ENCODERS
 from posteria.encoders.base import Encoder, EncoderSpec, rows_of, sizes_of
-from posteria.testing.encoders import LinearLogJoint, check_encoder, random_dataset
+from posteria.testing.encoders import (
+    LinearLogJoint,
+    check_batching,
+    check_column_padding,
+    check_context,
+    check_encoder,
+    check_gradients,
+    check_order,
+    check_row_padding,
+    check_single_row,
+    check_size_is_visible,
+    random_dataset,
+)
 from posteria.types import Context, Dataset, LogJoint
 
 SPECS = {
@@ -25,10 +37,20 @@ SMALL: list[tuple[str, Mapping[str, Any]]] = [
     ("iterative", {"width": 16, "widenings": 2, "dense_up_to": 0}),
     ("transformer", {"layers": 2, "width": 16}),
     ("transformer", {"layers": 1, "width": 16, "pre_norm": False, "dropout": 0.1}),
+    ("transformer", {"layers": 2, "width": 16, "positions": "sinusoidal"}),
     ("deepsets", {"layers": 2, "width": 16}),
     ("deepsets", {"layers": 1, "width": 16, "pooling": "sum"}),
     ("deepsets", {"layers": 2, "width": 16, "pooling": "max"}),
+    ("deepsets", {"layers": 2, "width": 16, "pooling": "moments"}),
+    ("deepsets", {"layers": 2, "width": 16, "normalise": True, "dropout": 0.1}),
+    # These count the rows themselves.
+    ("deepsets", {"layers": 2, "width": 16, "pooling": "sum", "sizes": False}),
+    ("gru", {"layers": 2, "width": 16, "sizes": False}),
     ("gru", {"layers": 2, "width": 16}),
+]
+# Their summaries do not say how many rows there are: they are for ablations, and keep the rest of the contract.
+SIZELESS: list[Mapping[str, Any]] = [
+    {"layers": 2, "width": 16, "pooling": pooling, "sizes": False} for pooling in ("mean", "max", "moments")
 ]
 
 
@@ -36,6 +58,38 @@ SMALL: list[tuple[str, Mapping[str, Any]]] = [
 @pytest.mark.parametrize(("name", "options"), SMALL, ids=lambda v: v if isinstance(v, str) else str(dict(v)))
 def test_contract(name: str, options: Mapping[str, Any], spec: EncoderSpec) -> None:
     check_encoder(lambda s: ENCODERS[name](s, **options), spec)
+
+
+@pytest.mark.parametrize("check", [
+    check_context, check_row_padding, check_column_padding, check_batching, check_order, check_single_row,
+    check_gradients,
+])
+@pytest.mark.parametrize("options", SIZELESS, ids=lambda options: options["pooling"])
+def test_without_sizes_the_rest_of_the_contract_holds(options: Mapping[str, Any], check: Callable[..., None]) -> None:
+    check(ENCODERS["deepsets"](SPECS["real"], **options).eval(), random_dataset())
+
+
+@pytest.mark.parametrize("options", SIZELESS, ids=lambda options: options["pooling"])
+def test_without_sizes_rows_given_twice_say_nothing_new(options: Mapping[str, Any]) -> None:
+    encoder = ENCODERS["deepsets"](SPECS["real"], **options).eval()
+    with pytest.raises(AssertionError, match="invisible"):
+        check_size_is_visible(encoder, random_dataset())
+
+
+@pytest.mark.parametrize("name", ["deepsets", "gru"])
+def test_hiding_sizes_changes_no_weight(name: str) -> None:
+    """So that an ablation compares networks that start alike."""
+    states = []
+    for sizes in (True, False):
+        torch.manual_seed(0)
+        states.append(ENCODERS[name](SPECS["real"], width=16, sizes=sizes).state_dict())
+    torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)
+
+
+def test_order_invariance_is_the_instance_s_answer() -> None:
+    with_positions = ENCODERS["transformer"](SPECS["real"], width=16, positions="sinusoidal")
+    assert not with_positions.order_invariant
+    assert ENCODERS["transformer"](SPECS["real"], width=16).order_invariant
 
 
 def test_every_encoder_is_covered() -> None:

@@ -31,6 +31,12 @@ def test_a_dataset_without_rows_stays_finite() -> None:
     assert GRUEncoder(SPEC, width=8)(empty, LinearLogJoint(empty)).summary.isfinite().all()
 
 
+def test_without_sizes_their_places_hold_zeros() -> None:
+    dataset = random_dataset(num_datasets=2, rows=5)
+    encoder = GRUEncoder(SPEC, layers=1, width=8, sizes=False)
+    assert (encoder(dataset, LinearLogJoint(dataset)).summary[:, 8:] == 0).all()
+
+
 @pytest.mark.parametrize("option", ["layers", "width"])
 def test_errors_name_the_argument(option: str) -> None:
     with pytest.raises(InputError, match=f"^{option}: got 0"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -68,6 +70,32 @@ def _copy(encoder: TransformerEncoder, plain: nn.TransformerEncoder) -> None:
         theirs.linear2.load_state_dict(ours.network[3].state_dict())
 
 
+def test_positions_are_waves_of_the_place_among_the_real_rows() -> None:
+    """Sine and cosine in turn, of the position over 10000^(2i / width) (Vaswani et al. 2017, section 3.5)."""
+    observed = torch.tensor([[True, True, True, True], [True, False, True, False]])
+    placed = transformer._POSITIONS["sinusoidal"](torch.zeros(2, 4, 6), observed)
+    for dataset, row, place in [(0, 0, 0), (0, 3, 3), (1, 0, 0), (1, 2, 1)]:
+        angles = [place / 10000 ** (2 * i / 6) for i in range(3)]
+        expected = [wave(angle) for angle in angles for wave in (math.sin, math.cos)]
+        torch.testing.assert_close(placed[dataset, row], torch.tensor(expected))
+
+
+def test_positions_add_no_weights_and_nothing_else() -> None:
+    """Where every row has the same place, all that positions do is shift the rows' tokens alike."""
+    plain, placed = (TransformerEncoder(SPEC, layers=2, width=16, positions=p) for p in ("none", "sinusoidal"))
+    placed.load_state_dict(plain.state_dict())
+    with torch.no_grad():  # at place zero, sines are 0 and cosines 1
+        plain.embed.bias[1::2] += 1.0
+    one_row = random_dataset(rows=1)
+    torch.testing.assert_close(_summary(placed, one_row), _summary(plain, one_row))
+
+
+def test_positions_go_on_beyond_the_rows_seen_in_training() -> None:
+    dataset = random_dataset(rows=2000, num_datasets=1)
+    encoder = TransformerEncoder(SPEC, layers=1, width=16, positions="sinusoidal")
+    assert _summary(encoder, dataset).isfinite().all()
+
+
 def test_dropout_acts_in_training_mode_only(dataset: Dataset) -> None:
     encoder = TransformerEncoder(SPEC, layers=2, width=16, dropout=0.5)
     assert not torch.equal(_summary(encoder, dataset), _summary(encoder, dataset))
@@ -77,8 +105,9 @@ def test_dropout_acts_in_training_mode_only(dataset: Dataset) -> None:
 
 @pytest.mark.parametrize(("options", "named"), [
     ({"width": 30}, "width"), ({"layers": 0}, "layers"), ({"heads": 0}, "heads"), ({"dropout": 1.0}, "dropout"),
-    ({"feedforward": -1}, "feedforward"),
+    ({"feedforward": -1}, "feedforward"), ({"positions": "learned"}, "positions"),
+    ({"positions": "sinusoidal", "width": 15, "heads": 3}, "width"),
 ])
-def test_errors_name_the_argument(options: dict[str, float], named: str) -> None:
+def test_errors_name_the_argument(options: dict[str, object], named: str) -> None:
     with pytest.raises(InputError, match=f"^{named}: got"):
         TransformerEncoder(SPEC, **options)  # type: ignore[arg-type]

@@ -49,14 +49,15 @@ class Encoder(nn.Module, ABC):
         located: the context carries a location and a scale.
         free_size: any number of features is accepted at inference; else datasets must be
             padded to ``spec.num_columns``.
-        order_invariant: permuting rows does not change the context.
+        order_invariant: permuting rows does not change the context; a class's answer, or an instance's where an
+            option decides.
         needs_likelihood: uses ``log_joint.geometry``.
     """
 
     free_size: ClassVar[bool] = False
-    order_invariant: ClassVar[bool] = True
     needs_likelihood: ClassVar[bool] = False
     located: ClassVar[bool] = False
+    order_invariant: bool = True
     summary_dim: int
     token_dim: int | None = None
 
@@ -75,8 +76,16 @@ def rows_of(dataset: Dataset, spec: EncoderSpec) -> Tensor:
     return torch.cat(parts, -1) * dataset.observed[..., None]
 
 
-def sizes_of(dataset: Dataset) -> Tensor:
-    """(B, 2): log n and log of the number of features, centred on typical values, so that size is visible."""
+def sizes_of(dataset: Dataset, visible: bool = True) -> Tensor:
+    """(B, 2): log n and log of the number of features, centred on typical values, so that size is visible.
+
+    Args:
+        dataset: B datasets.
+        visible: False gives every dataset the typical values, zero: for ablations only, since a summary without
+            the size cannot say how narrow a posterior is.
+    """
+    if not visible:
+        return dataset.x.new_zeros(len(dataset), 2)
     n = dataset.num_observations.clamp(min=1)
     d = dataset.num_features.to(n.dtype).clamp(min=1)
     return torch.stack([torch.log(n / 96.0), torch.log(d / 10.0)], -1)

@@ -5,8 +5,6 @@ The paper's example of an encoder that does not know that rows are exchangeable.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -23,6 +21,8 @@ class GRUEncoder(Encoder):
         spec: what the rows look like.
         layers: recurrent layers.
         width: state width; ``summary_dim`` is two more.
+        sizes: the summary is told the number of rows and of features. For ablations only: False leaves it to the
+            network to count.
 
     Raises:
         InputError: a size below one.
@@ -32,14 +32,14 @@ class GRUEncoder(Encoder):
         34
     """
 
-    order_invariant: ClassVar[bool] = False
+    order_invariant = False
 
-    def __init__(self, spec: EncoderSpec, layers: int = 4, width: int = 256):
+    def __init__(self, spec: EncoderSpec, layers: int = 4, width: int = 256, sizes: bool = True):
         super().__init__()
         for name, size in {"layers": layers, "width": width}.items():
             if size < 1:
                 raise InputError.of(name, size, "a positive integer")
-        self.spec = spec
+        self.spec, self.sizes = spec, sizes
         self.summary_dim = width + 2
         self.recur = nn.GRU(spec.row_dim, width, layers, batch_first=True)
 
@@ -48,7 +48,8 @@ class GRUEncoder(Encoder):
         if not dataset.observed.all():
             rows = _packed(rows, dataset.observed)
         _, states = self.recur(rows)
-        summary = torch.cat([states[-1].to(dataset.x.dtype), sizes_of(dataset)], -1)  # undoes autocast
+        state = states[-1].to(dataset.x.dtype)  # undoes autocast
+        summary = torch.cat([state, sizes_of(dataset, self.sizes)], -1)
         return Context(summary, log_joint.active)
 
 

@@ -1,11 +1,15 @@
-"""Transformer over rows with a summary token, without positions (the paper's strongest encoder).
+"""Transformer over rows with a summary token (the paper's strongest encoder), by default without positions.
 
-The rows are a set: nothing tells the network their order, so the summary does not depend on it.
+The rows are a set: unless positions are asked for, nothing tells the network their order, so the summary does not
+depend on it.
 Architecture after Mittal et al., "Amortized In-Context Bayesian Posterior Estimation" (arXiv 2502.06601),
 Appendix; the paper normalises after each residual sum and drops out 10% (``pre_norm=False, dropout=0.1``).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +22,9 @@ from posteria.types import Context, Dataset, LogJoint
 # On a CPU the fused kernel saves memory, not time: up to this many tokens, plain matrix products are faster
 # (several times so in bfloat16, where its backward pass is slow).
 _SHORT = 512
+_LONGEST_PERIOD = 10_000.0
+
+Positions = Literal["none", "sinusoidal"]
 
 
 class TransformerEncoder(Encoder):
@@ -32,9 +39,13 @@ class TransformerEncoder(Encoder):
         pre_norm: normalise the input of each sublayer (trains without warm-up); else its residual sum.
         dropout: on attention weights, hidden units and sublayer outputs, in training mode. It draws from
             torch's global random state.
+        positions: "none" (the rows are a set), or "sinusoidal": waves of the row's place among the real rows are
+            added to its token (Vaswani et al. 2017, arXiv 1706.03762, section 3.5), and ``order_invariant`` is False.
+            For studying what order costs.
 
     Raises:
-        InputError: a size below one, a width that heads do not divide, a dropout outside [0, 1).
+        InputError: a size below one, a width that heads do not divide, a dropout outside [0, 1), positions that do
+            not exist or that the width is too odd for.
 
     Examples:
         >>> encoder = TransformerEncoder(EncoderSpec(num_columns=2), layers=2, width=32)
@@ -43,13 +54,20 @@ class TransformerEncoder(Encoder):
     """
 
     def __init__(self, spec: EncoderSpec, layers: int = 4, width: int = 256, heads: int = 4,
-                 feedforward: int | None = None, pre_norm: bool = True, dropout: float = 0.0):
+                 feedforward: int | None = None, pre_norm: bool = True, dropout: float = 0.0,
+                 positions: Positions = "none"):
         super().__init__()
         _check_sizes(layers=layers, width=width, heads=heads, feedforward=feedforward or 1)
         if width % heads:
             raise InputError.of("width", width, f"a multiple of heads ({heads})")
         if not 0.0 <= dropout < 1.0:
             raise InputError.of("dropout", dropout, "a probability in [0, 1)")
+        if positions not in _POSITIONS:
+            raise InputError.of("positions", repr(positions), f"one of {sorted(_POSITIONS)}")
+        if positions != "none" and width % 2:
+            raise InputError.of("width", width, "an even number, half sines and half cosines of the position")
+        self.order_invariant = positions == "none"
+        self.place = _POSITIONS[positions]
         self.spec = spec
         self.summary_dim = width
         self.embed = nn.Linear(spec.row_dim, width)
@@ -62,7 +80,8 @@ class TransformerEncoder(Encoder):
 
     def forward(self, dataset: Dataset, log_joint: LogJoint) -> Context:
         start = self.start + self.embed_sizes(sizes_of(dataset))
-        tokens = torch.cat([start[:, None], self.embed(rows_of(dataset, self.spec))], 1)
+        rows = self.place(self.embed(rows_of(dataset, self.spec)), dataset.observed)
+        tokens = torch.cat([start[:, None], rows], 1)
         real = _token_mask(dataset)
         for layer in self.earlier:
             tokens = layer(tokens, real)
@@ -165,6 +184,26 @@ def _token_mask(dataset: Dataset) -> Tensor | None:
     if dataset.observed.all():
         return None
     return functional.pad(dataset.observed, (1, 0), value=True)
+
+
+def _without_positions(rows: Tensor, observed: Tensor) -> Tensor:
+    return rows
+
+
+def _add_waves(rows: Tensor, observed: Tensor) -> Tensor:
+    """Rows (B, N, width) plus waves of their place among the real rows, so that padding between them shifts none."""
+    place = (observed.cumsum(1) - 1).clamp(min=0)
+    return rows + _waves(rows.shape[1], rows.shape[2], observed.device)[place]
+
+
+def _waves(length: int, width: int, device: torch.device) -> Tensor:
+    """(length, width): sine and cosine, in turn, of the position at periods that grow from 2 pi geometrically."""
+    exponents = torch.arange(0, width, 2, device=device) / width
+    angles = torch.arange(length, device=device)[:, None] * _LONGEST_PERIOD ** -exponents
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
+
+
+_POSITIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"none": _without_positions, "sinusoidal": _add_waves}
 
 
 def _check_sizes(**sizes: int) -> None:
