@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import pytest
@@ -10,14 +11,19 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
 from posteria import evaluation
+from posteria.densities.frame import Frame
+from posteria.densities.gaussian import GaussianTheta
+from posteria.densities.low_rank import LowRankTheta
 from posteria.errors import InputError
 from posteria.estimator import Estimator, EstimatorInfo
-from posteria.evaluation import evaluate
+from posteria.evaluation import closed_form_symmetric_kl, evaluate, symmetric_kl
+from posteria.metrics import l2_per_draw
 from posteria.models.base import Model
 from posteria.models.gaussian import GaussianMean
 from posteria.models.linear import LinearClassification, LinearRegression
 from posteria.models.mixture import GaussianMixture
 from posteria.posterior import Posterior
+from posteria.training.validation import symmetric_kl_to
 from posteria.types import Dataset
 
 
@@ -101,6 +107,69 @@ def test_classes_have_accuracies_and_mixtures_their_nearest_mean() -> None:
         figures = evaluate(estimator, num_datasets=4, num_samples=20).figures
         assert {name, "log_predictive", "coverage_95"} <= set(figures)
         assert "symmetric_kl" not in figures
+        assert ("expected_calibration_error" in figures) == bool(model.num_classes)
+        assert ("energy_score" in figures) != bool(model.num_classes)
+        assert "crps" not in figures
+
+
+def test_real_targets_have_the_crps_of_their_predictive() -> None:
+    """Two features, noise sd 1/2: the predictive is about N(f, 0.26), its CRPS about sd / √π."""
+    figures = run(ExactEstimator(LinearRegression(), EstimatorInfo((2, 2), (64, 128))), num_datasets=100)
+    measured = figures["crps"]
+    assert abs(measured.mean - math.sqrt(0.259 / math.pi)) < 4 * measured.standard_error
+    assert abs(measured.mean - figures["exact_crps"].mean) < 2e-3
+    shifted = run(ExactEstimator(LinearRegression(), EstimatorInfo((2, 2), (64, 128)), shift=3.0), num_datasets=100)
+    assert shifted["crps"].mean > 1.05 * shifted["exact_crps"].mean
+
+
+def test_rows_of_x_have_the_energy_score_of_their_predictive() -> None:
+    """x - y ~ N(0, 2 I) in two columns, nearly: half of E|x - y| = √π / 2."""
+    figures = run(ExactEstimator(GaussianMean(), EstimatorInfo((2, 2), (64, 128))), num_datasets=100)
+    measured = figures["energy_score"]
+    assert abs(measured.mean - math.sqrt(1.01 * math.pi) / 2) < 4 * measured.standard_error
+    assert "crps" not in figures
+
+
+def test_gaussian_densities_have_their_divergence_in_closed_form(generator: torch.Generator) -> None:
+    """Full, diagonal and low rank, with an inactive parameter: the same as by Monte Carlo, without its error."""
+    model, features = LinearRegression(), torch.tensor([[True, True], [True, False]])
+    dataset = Dataset.of(torch.randn(2, 20, 2, generator=generator), torch.randn(2, 20, generator=generator),
+                         features=features)
+    exact, active = model.exact_posterior(dataset), model.active(dataset)
+    mean = torch.where(active, exact.mean.float() + 0.1, 0.0)
+    scale = torch.where(active, 1.2 * exact.variance.sqrt().float(), 1.0)
+    loadings = 0.5 * torch.randn(2, 3, 2, generator=generator) * active[..., None]
+    both = active[:, :, None] & active[:, None]
+    factor = torch.where(both, torch.full((3, 3), 0.3).tril(-1), 0.0) + torch.eye(3)
+    densities = (GaussianTheta(mean, scale, active), LowRankTheta(Frame(mean, scale, active), loadings),
+                 GaussianTheta(mean, scale, active, factor))
+    for density in densities:
+        closed = closed_form_symmetric_kl(density, exact)
+        assert closed is not None
+        assert torch.equal(symmetric_kl(density, exact, model, dataset, 20, generator), closed)
+        theta, log_q = density.rsample_and_log_prob(40_000, generator)
+        sampled = symmetric_kl_to(exact, density, model, dataset, theta, log_q, generator)
+        torch.testing.assert_close(closed, sampled, rtol=0.05, atol=0.0)
+
+
+def test_nearly_exact_gaussians_keep_their_digits() -> None:
+    """A density of single precision whose parameters are the exact ones, rounded: the rounding alone is left."""
+    dataset = Dataset.of(torch.randn(1, 50, 30), torch.randn(1, 50))
+    exact = LinearRegression().exact_posterior(dataset)
+    factor = torch.linalg.cholesky(exact.precision_matrix).float()
+    density = GaussianTheta(exact.mean.float(), torch.ones(1, 31), torch.ones(1, 31, dtype=torch.bool), factor)
+    closed = closed_form_symmetric_kl(density, exact)
+    assert closed is not None
+    assert 0 <= closed.item() < 1e-10
+
+
+def test_an_overflow_costs_its_own_dataset_only() -> None:
+    mean = torch.zeros(2, 3, 4, 1)
+    mean[0, 0, 0] = torch.inf
+    target, observed = torch.ones(2, 4, 1), torch.ones(2, 4, dtype=torch.bool)
+    figures = evaluation._finite_only(l2_per_draw, mean, target, observed)
+    assert figures[0].isnan()
+    assert figures[1] == 1
 
 
 def test_variable_features_and_padding_work_with_the_exact_posterior() -> None:

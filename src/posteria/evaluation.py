@@ -1,27 +1,41 @@
 """How good an estimator is on fresh datasets simulated from its model: what ``posteria evaluate`` computes.
 
-Each dataset comes with held-out rows from the same parameters. Per draw, a figure is the mean over posterior
-draws of the error of predicting with that draw; ensembled, it is the error of the prediction averaged over draws
-(arXiv 2502.06601, appendix on metrics). In many dimensions the error per draw rewards over-confidence: read it
-beside the log predictive density and the coverage.
+Each dataset comes with held-out rows from the same parameters; ``posteria.metrics`` defines the figures. In many
+dimensions the error per draw rewards over-confidence: read it beside the log predictive density, the CRPS or the
+energy score, and the coverage.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, Distribution, MixtureSameFamily, MultivariateNormal
+from torch.distributions import Bernoulli, Categorical, Distribution, MixtureSameFamily, MultivariateNormal
 
+from posteria.densities.gaussian import GaussianTheta
+from posteria.densities.low_rank import LowRankTheta
 from posteria.errors import InputError, UnsupportedError
 from posteria.estimator import Estimator
+from posteria.metrics import (
+    accuracy_ensembled,
+    accuracy_per_draw,
+    crps,
+    energy_score,
+    expected_calibration_error,
+    gaussian_symmetric_kl,
+    l2_ensembled,
+    l2_nearest,
+    l2_per_draw,
+    log_predictive_density,
+)
 from posteria.models.base import Model
 from posteria.randomness import generator_for, seeded
 from posteria.tasks import SimulatedTask
+from posteria.training.validation import draw_exact, exact_posterior, split_rows, symmetric_kl_to
 from posteria.types import Dataset, ThetaDistribution
 
 LEVELS = (0.5, 0.8, 0.95)
@@ -29,12 +43,18 @@ _HELD_OUT_ROWS = 100
 # Datasets of one batch have one size; small batches so that many sizes are seen.
 _BATCH = 10
 _EVALUATION_SALT = 694_847_539
+# Sampled observations have a stream of their own: the same for every posterior, and no other figure depends on them.
+_PREDICTIVE_SALT = 32_416_190
 Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A figure averaged over datasets, with its standard error over them."""
+    """A figure averaged over datasets, with its standard error over them.
+
+    The spread over datasets contains the Monte Carlo error of each dataset's figure, which is independent from one to
+    the next: the standard error covers both.
+    """
 
     mean: float
     standard_error: float
@@ -70,10 +90,15 @@ def evaluate(estimator: Estimator, num_datasets: int = 100, num_samples: int = 1
     - ``l2_per_draw``, ``l2_ensembled``: squared error of held-out observations (summed over columns for a model of
       x alone; to the nearest mean for a mixture).
     - ``accuracy_per_draw``, ``accuracy_ensembled``: of held-out classes.
+    - ``expected_calibration_error``: of the class probabilities averaged over draws. With 100 held-out rows it is
+      above zero for the exact posterior too.
+    - ``crps``: of held-out numbers, from sampled observations, in the units of y.
+    - ``energy_score``: the same for the rows of a model of x alone.
     - ``log_predictive``: log posterior predictive density of a held-out row, in nats.
     - ``coverage_50``, ``coverage_80``, ``coverage_95``: how often the central interval of the draws holds the
       parameter that generated the data; equals the level for a calibrated estimator.
-    - ``symmetric_kl``: half the sum of both divergences to the exact posterior, per parameter.
+    - ``symmetric_kl``: half the sum of both divergences to the exact posterior, per parameter; in closed form for
+      Gaussian densities, else by Monte Carlo, whose error the standard error over datasets covers.
     - ``exact_...``: the same predictive figures for the exact posterior.
 
     Args:
@@ -97,7 +122,8 @@ def evaluate(estimator: Estimator, num_datasets: int = 100, num_samples: int = 1
     collected: dict[str, list[Tensor]] = {}
     for start in range(0, num_datasets, _BATCH):
         generator = generator_for(seed + _EVALUATION_SALT, start, estimator.device)
-        for name, values in _batch(estimator, task, min(_BATCH, num_datasets - start), num_samples, generator).items():
+        count, stream = min(_BATCH, num_datasets - start), (seed + _PREDICTIVE_SALT, start)
+        for name, values in _batch(estimator, task, count, num_samples, generator, stream).items():
             collected.setdefault(name, []).append(values.double().cpu())
         if progress is not None:
             progress(min(start + _BATCH, num_datasets))
@@ -107,12 +133,47 @@ def evaluate(estimator: Estimator, num_datasets: int = 100, num_samples: int = 1
 
 def symmetric_kl(distribution: ThetaDistribution, exact: MultivariateNormal, model: Model, dataset: Dataset,
                  num_samples: int, generator: torch.Generator) -> Tensor:
-    """(B,) half the sum of both divergences per active parameter, by Monte Carlo."""
+    """(B,) half the sum of both divergences per active parameter: closed form for Gaussians, else by Monte Carlo.
+
+    By Monte Carlo, a dataset's figure has a standard error over draws (``posteria.metrics.monte_carlo_symmetric_kl``
+    gives it). It is not returned: independent between datasets, it is part of the spread over them, so that the
+    standard error of a mean over datasets covers it.
+
+    Args:
+        distribution: the estimate.
+        exact: posterior over theta; inactive parameters keep their prior.
+        model, dataset: what the posterior is of.
+        num_samples: draws of each, where there is no closed form.
+        generator: of the draws.
+    """
+    closed = closed_form_symmetric_kl(distribution, exact)
+    if closed is not None:
+        return closed
     theta, log_q = distribution.rsample_and_log_prob(num_samples, generator)
-    draws = _exact_draws(exact, num_samples, generator).to(theta)
-    backward = log_q - _exact_log_prob(exact, model, dataset, theta)
-    forward = _exact_log_prob(exact, model, dataset, draws) - distribution.log_prob(draws)
-    return 0.5 * (forward + backward).mean(-1) / distribution.active.sum(-1)
+    return symmetric_kl_to(exact, distribution, model, dataset, theta, log_q, generator)
+
+
+def closed_form_symmetric_kl(distribution: ThetaDistribution, exact: MultivariateNormal) -> Tensor | None:
+    """(B,) as :func:`symmetric_kl` without Monte Carlo error; None for a density that is not Gaussian."""
+    if not isinstance(distribution, GaussianTheta | LowRankTheta):
+        return None
+    precise = _in_double(distribution)
+    return gaussian_symmetric_kl(precise.mean, precise.covariance, exact.mean, exact.covariance_matrix,
+                                 distribution.active)
+
+
+def _in_double(distribution: GaussianTheta | LowRankTheta) -> GaussianTheta | LowRankTheta:
+    """The same density with its parameters in double precision, so that its covariance is positive definite there."""
+    if isinstance(distribution, GaussianTheta):
+        return replace(distribution, mean=distribution.mean.double(), scale=distribution.scale.double(),
+                       factor=_double(distribution.factor))
+    frame = distribution.frame
+    frame = replace(frame, location=frame.location.double(), scale=frame.scale.double(), factor=_double(frame.factor))
+    return replace(distribution, frame=frame, loadings=distribution.loadings.double())
+
+
+def _double(values: Tensor | None) -> Tensor | None:
+    return None if values is None else values.double()
 
 
 def coverage(theta: Tensor, draws: Tensor, active: Tensor, level: float) -> Tensor:
@@ -125,89 +186,86 @@ def coverage(theta: Tensor, draws: Tensor, active: Tensor, level: float) -> Tens
 
 @torch.no_grad()
 def _batch(estimator: Estimator, task: SimulatedTask, count: int, num_samples: int,
-           generator: torch.Generator) -> dict[str, Tensor]:
-    """Figures per dataset, each (count,)."""
+           generator: torch.Generator, stream: tuple[int, int]) -> dict[str, Tensor]:
+    """Figures per dataset, each (count,); ``stream`` names the random numbers of sampled observations."""
     model, (least, most) = estimator.model, task.rows
     sizes = torch.randint(least, most + 1, (1,), generator=generator, device=generator.device)
     rows = int(sizes)
     both, theta = task.draw(count, generator, estimator.device, rows=rows + _HELD_OUT_ROWS)
-    context, held_out = _rows(both, slice(None, rows)), _rows(both, slice(rows, None))
+    context, held_out = split_rows(both, rows)
     posterior = estimator.posterior(context)
     draws = posterior.sample_theta(num_samples, generator)
-    figures = _predictive(model, draws, held_out)
+    figures = _predictive(model, draws, held_out, stream)
     figures |= {f"coverage_{level:.0%}".rstrip("%"): coverage(theta, draws, posterior.active, level)
                 for level in LEVELS}
-    exact = _exact(model, context)
+    exact = exact_posterior(model, context)
     if exact is not None:
         figures["symmetric_kl"] = symmetric_kl(posterior.distribution, exact, model, context, num_samples, generator)
-        exact_draws = _exact_draws(exact, num_samples, generator).to(draws)
-        figures |= {f"exact_{name}": values for name, values in _predictive(model, exact_draws, held_out).items()}
+        exact_draws = draw_exact(exact, num_samples, generator).to(draws)
+        figures |= {f"exact_{name}": values
+                    for name, values in _predictive(model, exact_draws, held_out, stream).items()}
     return figures
 
 
-def _predictive(model: Model, theta: Tensor, held_out: Dataset) -> dict[str, Tensor]:
+def _predictive(model: Model, theta: Tensor, held_out: Dataset, stream: tuple[int, int]) -> dict[str, Tensor]:
     """Predictive figures (B,) of draws (B, S, P) on held-out rows."""
     figures = {}
     if model.has_likelihood:
-        log_prob = torch.logsumexp(model.row_log_prob(theta, held_out), 1) - math.log(theta.shape[1])
-        figures["log_predictive"] = log_prob.mean(-1)
+        figures["log_predictive"] = log_predictive_density(model.row_log_prob(theta, held_out), held_out.observed)
     try:
         distribution = model.predict(theta, held_out)
     except UnsupportedError:  # a simulator
         return figures
-    return figures | _errors(distribution, held_out)
+    if isinstance(distribution, Categorical):
+        return figures | _of_classes(distribution.probs, held_out)
+    # Rows of x have one distribution: a single one is sampled, which all share.
+    sampled = distribution if held_out.y is not None else model.predict(theta, split_rows(held_out, 1)[0])
+    return figures | _errors(distribution, held_out) | _scores(sampled, held_out, generator_for(*stream, theta.device))
 
 
 def _errors(distribution: Distribution, held_out: Dataset) -> dict[str, Tensor]:
-    if isinstance(distribution, Categorical):
-        assert held_out.y is not None
-        return _accuracies(distribution.probs, held_out.y)
-    value = held_out.x if held_out.y is None else held_out.y
     if isinstance(distribution, MixtureSameFamily):
+        # Means of rows of x are the same at every row.
         means = distribution.component_distribution.mean
-        squares = (means - value[:, None, :, None]) ** 2
-        return {"l2_per_draw": _summed(squares, held_out).amin(-1).mean((1, 2))}
-    mean = distribution.mean
-    per_draw = _summed((mean - value[:, None]) ** 2, held_out)
-    ensembled = _summed((mean.mean(1) - value) ** 2, held_out)
-    return {"l2_per_draw": per_draw.mean((1, 2)), "l2_ensembled": ensembled.mean(-1)}
+        means = means[:, :, 0] if held_out.y is None else means[..., None]
+        return {"l2_per_draw": _finite_only(l2_nearest, means, *_target(held_out))}
+    mean = distribution.mean if held_out.y is None else distribution.mean[..., None]
+    return {"l2_per_draw": _finite_only(l2_per_draw, mean, *_target(held_out)),
+            "l2_ensembled": _finite_only(l2_ensembled, mean, *_target(held_out))}
 
 
-def _accuracies(probabilities: Tensor, y: Tensor) -> dict[str, Tensor]:
-    per_draw = probabilities.argmax(-1) == y[:, None]
-    ensembled = probabilities.mean(1).argmax(-1) == y
-    return {"accuracy_per_draw": per_draw.double().mean((1, 2)), "accuracy_ensembled": ensembled.double().mean(-1)}
+def _target(held_out: Dataset) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What is predicted, (B, N, D) or (B, N, 1), and the masks of its rows and columns."""
+    if held_out.y is None:
+        return held_out.x, held_out.observed, held_out.features
+    return held_out.y[..., None], held_out.observed, None
 
 
-def _summed(squares: Tensor, held_out: Dataset) -> Tensor:
-    """Sum over the real columns where the observation is a row of x."""
-    if held_out.y is not None:
-        return squares
-    real = held_out.features.view(len(held_out), *[1] * (squares.ndim - 2), -1)
-    return torch.where(real, squares, 0.0).sum(-1)
-
-
-def _exact(model: Model, dataset: Dataset) -> MultivariateNormal | None:
-    try:
-        return model.exact_posterior(dataset)
-    except UnsupportedError:
-        return None
-
-
-def _exact_draws(exact: MultivariateNormal, num_samples: int, generator: torch.Generator) -> Tensor:
+def _scores(distribution: Distribution, held_out: Dataset, generator: torch.Generator) -> dict[str, Tensor]:
+    """Proper scores of sampled observations, for numbers."""
+    if isinstance(distribution, Bernoulli):
+        return {}
     with seeded(generator):
-        return exact.sample(torch.Size((num_samples,))).transpose(0, 1)
+        samples = distribution.sample()
+    if held_out.y is None:
+        return {"energy_score": _finite_only(energy_score, samples, *_target(held_out))}
+    return {"crps": _finite_only(crps, samples, held_out.y, held_out.observed)}
 
 
-def _exact_log_prob(exact: MultivariateNormal, model: Model, dataset: Dataset, theta: Tensor) -> Tensor:
-    """(B, S) over the active parameters; the others keep their prior, independent of these."""
-    prior = model.layout_of(dataset).log_prior(theta, ~model.active(dataset)[:, None])
-    return exact.log_prob(theta.transpose(0, 1).to(exact.mean)).T - prior
+def _of_classes(probs: Tensor, held_out: Dataset) -> dict[str, Tensor]:
+    rest = (held_out.y, held_out.observed)
+    return {"accuracy_per_draw": _finite_only(accuracy_per_draw, probs, *rest),
+            "accuracy_ensembled": _finite_only(accuracy_ensembled, probs, *rest),
+            "expected_calibration_error": _finite_only(expected_calibration_error, probs.mean(1), *rest)}
 
 
-def _rows(dataset: Dataset, rows: slice) -> Dataset:
-    y = None if dataset.y is None else dataset.y[:, rows]
-    return Dataset(dataset.x[:, rows], y, dataset.observed[:, rows], dataset.features)
+def _finite_only(metric: Callable[..., Tensor], prediction: Tensor, *rest: Tensor | None) -> Tensor:
+    """A figure (B,); NaN for datasets whose prediction overflows, which must not take the others' figures away."""
+    finite = prediction.isfinite().flatten(1).all(-1)
+    if finite.all():
+        return metric(prediction, *rest)
+    clean = torch.where(finite.view(-1, *[1] * (prediction.ndim - 1)), prediction, 0.0)
+    return torch.where(finite, metric(clean, *rest), torch.nan)
 
 
 def _figure(values: Tensor) -> Measured:

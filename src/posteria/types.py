@@ -276,7 +276,10 @@ class ContextSpec:
 class ThetaDistribution(Protocol):
     """A distribution over flat unconstrained theta, one per dataset. Inactive parameters are ignored."""
 
-    active: Tensor  # (B, P)
+    @property
+    def active(self) -> Tensor:
+        """(B, P) bool, True = a parameter of this dataset."""
+        ...
 
     def rsample(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
         """(B, S, P) reparametrised draws; zero at inactive parameters."""

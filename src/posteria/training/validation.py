@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,8 +10,9 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from posteria.errors import UnsupportedError
+from posteria.metrics import elbo, log_predictive_density, monte_carlo_symmetric_kl
 from posteria.models.base import Model
-from posteria.randomness import generator_for
+from posteria.randomness import generator_for, seeded
 from posteria.tasks.base import Task
 from posteria.types import Dataset, ThetaDistribution
 
@@ -46,7 +46,7 @@ class Validation:
     The figures, each where the model allows it:
 
     - ``symmetric_kl``: half the sum of both divergences between the estimate and the exact posterior,
-      per parameter, in nats, by Monte Carlo (arXiv 2502.06601, appendix on metrics); 0 is perfect.
+      per parameter, in nats, by Monte Carlo (:func:`symmetric_kl_to`); 0 is perfect.
     - ``log_predictive``: log density of held-out rows under the posterior predictive, nats per row.
     - ``negative_elbo``: nats per observation.
 
@@ -75,8 +75,8 @@ class Validation:
         generator = generator_for(self.seed, batch, self.device)
         rows = _spread(task.rows, batch, parts=4) + _HELD_OUT_ROWS
         dataset, _ = task.draw(num_datasets, generator, self.device, rows=rows)
-        context = _rows(dataset, slice(None, rows - _HELD_OUT_ROWS))
-        return _Case(context, _rows(dataset, slice(rows - _HELD_OUT_ROWS, None)), _exact(model, context))
+        context, held_out = split_rows(dataset, rows - _HELD_OUT_ROWS)
+        return _Case(context, held_out, exact_posterior(model, context))
 
     def _figures(self, estimator: Estimates, case: _Case, number: int) -> dict[str, float]:
         generator = generator_for(self.seed, 1_000 + number, self.device)
@@ -84,39 +84,62 @@ class Validation:
         theta, log_q = distribution.rsample_and_log_prob(self.num_samples, generator)
         figures = {}
         if case.exact is not None:
-            figures["symmetric_kl"] = self._symmetric_kl(distribution, case, theta, log_q)
+            estimate = symmetric_kl_to(case.exact, distribution, self.model, case.dataset, theta, log_q, generator)
+            figures["symmetric_kl"] = estimate.mean().item()
         if self.model.has_likelihood:
-            figures["log_predictive"] = self._log_predictive(theta, case.held_out)
-            negative_elbo = log_q - self.model.log_joint(theta, case.dataset)
-            figures["negative_elbo"] = (negative_elbo.mean(-1) / case.dataset.num_observations).mean().item()
+            figures |= self._likelihood_figures(case, theta, log_q)
         return figures
 
-    def _symmetric_kl(self, distribution: ThetaDistribution, case: _Case, theta: Tensor, log_q: Tensor) -> float:
-        assert case.exact is not None
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(self.seed)
-            exact_draws = case.exact.sample(torch.Size((self.num_samples,))).transpose(0, 1).to(theta)
-        forward = self._exact_log_prob(case, exact_draws) - distribution.log_prob(exact_draws)
-        backward = log_q - self._exact_log_prob(case, theta)
-        return (0.5 * (forward + backward).mean(-1) / distribution.active.sum(-1)).mean().item()
-
-    def _exact_log_prob(self, case: _Case, theta: Tensor) -> Tensor:
-        """(B, S) over the active parameters; the others keep their prior, independent of these."""
-        assert case.exact is not None
-        inactive = ~self.model.active(case.dataset)[:, None]
-        prior = self.model.layout_of(case.dataset).log_prior(theta, inactive)
-        return case.exact.log_prob(theta.transpose(0, 1).to(case.exact.mean)).T - prior
-
-    def _log_predictive(self, theta: Tensor, held_out: Dataset) -> float:
-        rows = self.model.row_log_prob(theta, held_out).logsumexp(1) - math.log(self.num_samples)
-        return rows[held_out.observed].mean().item()
+    def _likelihood_figures(self, case: _Case, theta: Tensor, log_q: Tensor) -> dict[str, float]:
+        """Summed on the CPU: not every device has the double precision that metrics sum in."""
+        row_log_prob = self.model.row_log_prob(theta, case.held_out).cpu()
+        log_predictive = log_predictive_density(row_log_prob, case.held_out.observed.cpu())
+        bound = elbo(self.model.log_joint(theta, case.dataset).cpu(), log_q.cpu()).value
+        per_row = bound / case.dataset.num_observations.cpu()
+        return {"log_predictive": log_predictive.mean().item(), "negative_elbo": -per_row.mean().item()}
 
 
-def _exact(model: Model, dataset: Dataset) -> MultivariateNormal | None:
+def symmetric_kl_to(exact: MultivariateNormal, distribution: ThetaDistribution, model: Model, dataset: Dataset,
+                    theta: Tensor, log_q: Tensor, generator: torch.Generator) -> Tensor:
+    """(B,) half the sum of both divergences to the exact posterior per active parameter, by Monte Carlo.
+
+    Args:
+        exact: posterior over theta; inactive parameters keep their prior.
+        distribution: the estimate.
+        model, dataset: what the posterior is of.
+        theta, log_q: (B, S, P) draws of the estimate and (B, S) their log density.
+        generator: of as many exact draws.
+    """
+    draws = draw_exact(exact, theta.shape[1], generator).to(theta)
+    estimate = monte_carlo_symmetric_kl(
+        log_q, _exact_log_prob(exact, model, dataset, theta),
+        _exact_log_prob(exact, model, dataset, draws), distribution.log_prob(draws), distribution.active.sum(-1))
+    return estimate.value
+
+
+def exact_posterior(model: Model, dataset: Dataset) -> MultivariateNormal | None:
+    """The model's exact posterior, or None where it has none."""
     try:
         return model.exact_posterior(dataset)
     except UnsupportedError:
         return None
+
+
+def draw_exact(exact: MultivariateNormal, num_samples: int, generator: torch.Generator) -> Tensor:
+    """(B, S, P) draws of an exact posterior."""
+    with seeded(generator):
+        return exact.sample(torch.Size((num_samples,))).transpose(0, 1)
+
+
+def split_rows(dataset: Dataset, rows: int) -> tuple[Dataset, Dataset]:
+    """The first ``rows`` rows of every dataset, and the others."""
+    return _rows(dataset, slice(None, rows)), _rows(dataset, slice(rows, None))
+
+
+def _exact_log_prob(exact: MultivariateNormal, model: Model, dataset: Dataset, theta: Tensor) -> Tensor:
+    """(B, S) over the active parameters; the others keep their prior, independent of these."""
+    prior = model.layout_of(dataset).log_prior(theta, ~model.active(dataset)[:, None])
+    return exact.log_prob(theta.transpose(0, 1).to(exact.mean)).T - prior
 
 
 def _rows(dataset: Dataset, rows: slice) -> Dataset:
