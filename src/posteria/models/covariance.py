@@ -55,7 +55,7 @@ class _Diagonal:
 
     @property
     def log_normalizer(self) -> Tensor:
-        return 0.5 * (self.variance.log() + math.log(2 * math.pi) * self.features).sum(-1)
+        return 0.5 * (self.variance.log() + math.log(2 * math.pi) * self.features.to(self.variance.dtype)).sum(-1)
 
     def whiten(self, v: Tensor) -> Tensor:
         return v * self.variance.rsqrt()[:, None]
@@ -81,7 +81,7 @@ class _Full:
     @property
     def log_normalizer(self) -> Tensor:
         diagonal = self.cholesky.diagonal(dim1=-2, dim2=-1)
-        return (diagonal.log() + 0.5 * math.log(2 * math.pi) * self.features).sum(-1)
+        return (diagonal.log() + 0.5 * math.log(2 * math.pi) * self.features.to(diagonal.dtype)).sum(-1)
 
     def whiten(self, v: Tensor) -> Tensor:
         return torch.linalg.solve_triangular(self.cholesky.mT, v, upper=True, left=False)
