@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from posteria.cli.console import err, explained_errors, show, written
+from posteria.cli.console import err, explained_errors, out, show, written
 
 if TYPE_CHECKING:
+    from posteria.estimator import Estimator
     from posteria.evaluation import Evaluation
+
+_CALIBRATION_DATASETS = 500
 
 
 def evaluate(
@@ -20,6 +23,8 @@ def evaluate(
     num_datasets: Annotated[int, typer.Option(help="Fresh datasets to simulate.")] = 100,
     num_samples: Annotated[int, typer.Option(help="Posterior draws for each.")] = 100,
     seed: Annotated[int, typer.Option(help="Of datasets and draws.")] = 0,
+    calibration: Annotated[bool, typer.Option(
+        "--calibration", help="Also check calibration on 500 datasets: calibration.json and calibration.png.")] = False,
     model_file: Annotated[str | None, typer.Option(
         help="path.py:function of the model, for an estimator trained with --model-file.")] = None,
     option: Annotated[list[str] | None, typer.Option(
@@ -34,7 +39,8 @@ def evaluate(
 
     Predictive error or accuracy on held-out rows, of single draws and of their average; log predictive density;
     coverage of the parameters by 50, 80 and 95% intervals; and, where the exact posterior is known, the symmetric
-    KL per parameter (0 is perfect) with the exact posterior's own figures beside it.
+    KL per parameter (0 is perfect) with the exact posterior's own figures beside it. With --calibration also
+    simulation-based calibration, coverage and TARP, with a verdict.
 
     Exit codes: 0 done, 1 failed, 2 bad input.
     """
@@ -50,20 +56,40 @@ def evaluate(
         values = {"estimator": estimator, "model": loaded.model.name, **result.to_json()}
         path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
         _show(result)
-        written([path])
+        written([path, *(_calibrated(loaded, seed, folder) if calibration else [])])
 
 
-def _evaluated(loaded: object, num_datasets: int, num_samples: int, seed: int) -> Evaluation:
+def _evaluated(loaded: Estimator, num_datasets: int, num_samples: int, seed: int) -> Evaluation:
     from rich.progress import Progress
 
-    from posteria.estimator import Estimator
     from posteria.evaluation import evaluate as run
 
-    assert isinstance(loaded, Estimator)
     with Progress(console=err(), transient=True) as progress:
         task = progress.add_task("evaluating", total=num_datasets)
         return run(loaded, num_datasets, num_samples, seed,
                    progress=lambda done: progress.update(task, completed=done))
+
+
+def _calibrated(loaded: Estimator, seed: int, folder: Path) -> list[Path]:
+    """Check the calibration on datasets like those of training, say what came out, and write it."""
+    import json
+
+    from rich.progress import Progress
+
+    from posteria.calibrate import check_calibration
+    from posteria.tasks import SimulatedTask
+
+    vary = "dataset" if loaded.fixed_size else "batch"
+    task = SimulatedTask(loaded.model, loaded.info.rows, loaded.info.columns, vary_features=vary)
+    with Progress(console=err(), transient=True) as progress:
+        bar = progress.add_task("checking calibration", total=_CALIBRATION_DATASETS)
+        report = check_calibration(loaded.posterior, task, loaded.model, _CALIBRATION_DATASETS, seed=seed,
+                                   progress=lambda done: progress.update(bar, completed=done))
+    paths = [folder / "calibration.json", folder / "calibration.png"]
+    paths[0].write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
+    report.plot().savefig(paths[1], dpi=110)
+    out().print(report.summary, markup=False, soft_wrap=True)
+    return paths
 
 
 def _show(result: Evaluation) -> None:
