@@ -26,8 +26,15 @@ REGISTRIES = {
     },
     "encoders.ENCODERS": {"iterative", "transformer", "deepsets", "gru"},
     "densities.DENSITIES": {"gaussian", "full", "low_rank", "flow", "spline_flow"},
+    "referee.DENSITIES": {
+        "gaussian_mean", "gaussian_mixture", "linear_regression", "linear_classification",
+        "neural_regression", "neural_classification", "poisson_regression",
+    },
     "objectives.OBJECTIVES": {"forward_kl", "reverse_kl"},
-    "tasks.TASKS": {"simulated", "standardised"},
+    "tasks.TASKS": {"simulated", "standardised", "gaussian_process", "other_model", "mixture_of_tasks"},
+    "baselines.BASELINES": {
+        "prior", "optimization", "laplace", "mala", "hmc", "chees", "paper_langevin", "paper_hmc",
+    },
 }
 
 

@@ -12,12 +12,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from posteria.calibrate import check_calibration
     from posteria.errors import InputError, PosteriaError
     from posteria.estimator import Estimator, EstimatorInfo
     from posteria.inference import infer_table
     from posteria.models import CustomModel, Model, Parameter, build_model
     from posteria.objectives import ForwardKL, ReverseKL
     from posteria.posterior import Posterior
+    from posteria.reference import run_baseline
     from posteria.shipped import load
     from posteria.tasks import SimulatedTask
     from posteria.training import TrainConfig, train
@@ -27,12 +29,14 @@ __version__ = "0.1.0"
 
 # Loaded at first use: `import posteria` costs milliseconds, and so does `posteria --help`.
 _HOMES = {
+    "posteria.calibrate": ("check_calibration",),
     "posteria.errors": ("InputError", "PosteriaError"),
     "posteria.estimator": ("Estimator", "EstimatorInfo"),
     "posteria.inference": ("infer_table",),
     "posteria.models": ("CustomModel", "Model", "Parameter", "build_model"),
     "posteria.objectives": ("ForwardKL", "ReverseKL"),
     "posteria.posterior": ("Posterior",),
+    "posteria.reference": ("run_baseline",),
     "posteria.shipped": ("load",),
     "posteria.tasks": ("SimulatedTask",),
     "posteria.training": ("TrainConfig", "train"),
@@ -55,8 +59,10 @@ __all__ = [
     "SimulatedTask",
     "TrainConfig",
     "build_model",
+    "check_calibration",
     "infer_table",
     "load",
+    "run_baseline",
     "train",
 ]
 

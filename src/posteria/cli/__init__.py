@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from posteria.cli import bench
 from posteria.cli.evaluate import evaluate
 from posteria.cli.infer import infer
 from posteria.cli.listing import list_parts
@@ -31,6 +32,7 @@ app.command("train")(train)
 app.command("infer")(infer)
 app.command("evaluate")(evaluate)
 app.command("list")(list_parts)
+app.add_typer(bench.app)
 
 
 @app.callback(invoke_without_command=True)

@@ -1,0 +1,158 @@
+"""Scales: how much is spent on a cell, and with which networks.
+
+``paper`` has the paper's networks, recipe and steps for its encoders, for a GPU; ``laptop`` smaller networks and our
+recipe within minutes a cell; ``smoke`` shows that everything runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from posteria.bench.methods import OWN, Trained
+from posteria.bench.setups import ROWS, Setup
+from posteria.errors import InputError
+from posteria.training import TrainConfig
+
+_Options = Mapping[str, Mapping[str, Any]]
+
+_SMALL: _Options = {"transformer": {"layers": 2, "width": 64}, "deepsets": {"width": 128},
+                    "gru": {"layers": 1, "width": 128}}
+_MIDDLE: _Options = {"transformer": {"layers": 4, "width": 128}, "deepsets": {"width": 256},
+                     "gru": {"layers": 2, "width": 256}}
+_TINY: _Options = {"transformer": {"layers": 1, "width": 16, "heads": 2}, "deepsets": {"layers": 2, "width": 32},
+                   "gru": {"layers": 1, "width": 16}}
+# Steps of the paper, in thousands: fixed and variable sizes.
+_PAPER_STEPS = {"gaussian_mean": (20, 50), "gaussian_mixture": (200, 500), "linear_regression": (50, 100),
+                "linear_classification": (50, 100), "nonlinear_regression": (100, 250),
+                "nonlinear_classification": (100, 250)}
+# Steps of the paper's encoders: small sizes, and large ones (more than 5 features, or any number of them). Smaller
+# batches than the paper's, more often and with larger steps: at equal time the better recipe by far on small problems.
+_LAPTOP_STEPS = {"gaussian_mean": (800, 2000), "gaussian_mixture": (1500, 3000), "linear_regression": (800, 4000),
+                 "linear_classification": (1000, 4000), "nonlinear_regression": (1200, 4000),
+                 "nonlinear_classification": (1200, 4000)}
+# A step of DeepSets costs a third of the others'.
+_STEPS_FACTOR = {"deepsets": 3}
+_LAPTOP_RECIPE = {"batch_size": 32, "learning_rate": 2e-3}
+# Steps of the iterative encoder: each costs more, and it starts where its search ends.
+_LAPTOP_ITERATIVE_STEPS = {"gaussian_mean": (200, 200), "gaussian_mixture": (150, 150), "linear_regression": (200, 200),
+                           "linear_classification": (150, 150), "nonlinear_regression": (60, 60),
+                           "nonlinear_classification": (40, 40)}
+_SMOKE_STEPS = 10
+_FEW_ITERATIONS = {"num_warmup": 50, "iterations": 100, "num_samples": 25, "thin": 2}
+_SMOKE_BASELINES: _Options = {"optimization": {"iterations": 100, "num_chains": 5}, "paper_langevin": _FEW_ITERATIONS,
+                              "paper_hmc": _FEW_ITERATIONS, "laplace": {"iterations": 20},
+                              "hmc": {"num_warmup": 100, "num_samples": 50, "rounds": 1, "max_steps": 16}}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A budget, networks, and sizes of the evaluation.
+
+    Attributes:
+        name: its key.
+        seeds: default number of seeds.
+        num_datasets: test datasets.
+        num_reference: draws of the posterior and of its reference for Wasserstein distances.
+        small, large: encoder -> options, for small and large setups.
+    """
+
+    name: str
+    seeds: int
+    num_datasets: int = 100
+    num_reference: int = 250
+    small: _Options = field(default_factory=dict)
+    large: _Options = field(default_factory=dict)
+
+    def budget(self, setup: Setup, encoder: str) -> dict[str, Any]:
+        """Steps of a training run: the same on every machine."""
+        iterative = encoder == "iterative"
+        if self.name == "smoke":
+            return {"steps": _SMOKE_STEPS}
+        if self.name == "laptop":
+            steps = _LAPTOP_ITERATIVE_STEPS if iterative else _LAPTOP_STEPS
+            return {"steps": steps[setup.task][setup.large] * _STEPS_FACTOR.get(encoder, 1)}
+        thousands = _PAPER_STEPS[setup.task][setup.variable]
+        return {"steps": (100 if iterative else 1000) * thousands}
+
+    def fields(self, setup: Setup, method: Trained, seed: int) -> dict[str, Any]:
+        """Fields of the training configuration."""
+        paper = self.name == "paper" and method.encoder != "iterative"
+        task = {"rows": list(ROWS), "columns": list(setup.columns)}
+        if setup.variable and method.encoder != "iterative":
+            task["vary_features"] = "dataset"
+        fields = {
+            "preset": "paper" if paper else "default", "model": setup.model, "objective": method.objective,
+            "encoder": {"name": method.encoder, "options": self._encoder(setup, method.encoder)},
+            "density": method.density, "task": {"name": "simulated", "options": task}, "seed": seed,
+            **self.budget(setup, method.encoder),
+        }
+        if self.name == "laptop" and method.encoder != "iterative":
+            fields |= _LAPTOP_RECIPE
+        if method.encoder == "iterative" and setup.task.startswith("nonlinear"):
+            fields["batch_size"] = 32  # every dataset costs a search
+        return fields | (_own(setup, method.objective) if method.density == OWN else {})
+
+    def config(self, setup: Setup, method: Trained, seed: int) -> TrainConfig:
+        """The checked configuration of a training run."""
+        return TrainConfig.of(**self.fields(setup, method, seed))
+
+    def baseline(self, name: str) -> dict[str, Any]:
+        """Settings of a baseline: its own, but at scale ``smoke``."""
+        return dict(_SMOKE_BASELINES.get(name, {})) if self.name == "smoke" else {}
+
+    def _encoder(self, setup: Setup, encoder: str) -> dict[str, Any]:
+        if encoder == "iterative":
+            return _search(setup)
+        return dict((self.large if setup.large else self.small).get(encoder, {}))
+
+
+def _search(setup: Setup) -> dict[str, Any]:
+    """Options of the iterative encoder: fewer looks where each of them costs much."""
+    if setup.task == "gaussian_mixture":
+        return {"widenings": 4, "candidates": 4}
+    if setup.task.startswith("nonlinear"):
+        return {"candidates": 4} if setup.large else {"widenings": 16}
+    return {}
+
+
+def _own(setup: Setup, objective: str) -> dict[str, Any]:
+    """What we would choose in place of the paper's densities."""
+    if setup.task == "gaussian_mixture":
+        return {"density": {"name": "spline_flow", "options": {"symmetrise": True}}}
+    if setup.task.startswith("nonlinear"):
+        return {"density": {"name": "low_rank"}}
+    if setup.task == "linear_classification" and setup.large:
+        return _mean_field_classification(setup)
+    return {"density": {"name": "full"}}
+
+
+def _mean_field_classification(setup: Setup) -> dict[str, Any]:
+    """Draws that stay near their mean, which is what accuracy per draw rewards in many dimensions.
+
+    With two classes, one row of weights with prior N(0, 2) is the same predictive model as two with prior N(0, 1).
+    """
+    fields: dict[str, Any] = {"density": {"name": "gaussian"}, "encoder": {"name": "iterative",
+                                                                          "options": {"widenings": 0}}}
+    if setup.classes > 2:
+        return fields
+    difference = {"family": "normal", "loc": 0.0, "scale": math.sqrt(2)}
+    options = {**setup.model["options"], "reference": True}
+    return fields | {"model": {"name": setup.model["name"], "options": options,
+                               "priors": {"weights": difference, "intercept": difference}}}
+
+
+SCALES: dict[str, Scale] = {
+    "smoke": Scale("smoke", seeds=1, num_datasets=10, num_reference=50, small=_TINY, large=_TINY),
+    "laptop": Scale("laptop", seeds=1, small=_SMALL, large=_MIDDLE),
+    "paper": Scale("paper", seeds=3),
+}
+
+
+def scale_named(name: str) -> Scale:
+    """A scale by its name."""
+    if name not in SCALES:
+        raise InputError.of("scale", repr(name), f"one of {sorted(SCALES)}")
+    return SCALES[name]

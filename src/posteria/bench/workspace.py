@@ -1,0 +1,70 @@
+"""Where a bench keeps what it computes: trained estimators, reference draws, results."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from posteria.bench.store import ResultStore, key_of
+from posteria.estimator import DESCRIPTION, Estimator
+from posteria.training import TrainConfig, train
+from posteria.training.run import CHECKPOINT
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder with ``results.sqlite``, ``runs/`` and ``references/``.
+
+    Attributes:
+        root: the folder, made if missing.
+        device: where baselines and evaluations run, and where training does with ``device="auto"``.
+    """
+
+    root: Path
+    device: str = "cpu"
+
+    @property
+    def store(self) -> ResultStore:
+        """The results."""
+        return ResultStore(self.root / "results.sqlite")
+
+    @property
+    def references(self) -> Path:
+        """Folder of reference draws."""
+        return self.root / "references"
+
+    def trained(self, config: TrainConfig) -> Estimator:
+        """The estimator of a configuration: loaded, or trained (from its checkpoint where there is one)."""
+        folder = self.root / "runs" / key_of(config.model_dump(mode="json"))
+        if not (folder / DESCRIPTION).exists():
+            train(config, out=folder, resume=True, progress=False)
+            (folder / CHECKPOINT).unlink(missing_ok=True)
+        return Estimator.load(folder).to(self.device)
+
+
+def machine() -> dict[str, Any]:
+    """What a result was computed with."""
+    from posteria import __version__
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"posteria": __version__, "torch": torch.__version__, "python": platform.python_version(),
+            "threads": torch.get_num_threads(), "cores": cores, "processor": _processor(), "accelerator": accelerator}
+
+
+def now() -> str:
+    """UTC time to the second."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

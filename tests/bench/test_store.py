@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from posteria.bench.store import Result, ResultStore, key_of
+from posteria.errors import CheckpointError
+
+RESULT = Result({"seed": 0, "setup": "lr_1d"}, "paper", "lr_1d", "random", "smoke", 0,
+                {"w2": {"mean": 1.5, "standard_error": None}}, {"seconds": 2.0, "steps": 7}, {"torch": "2"},
+                "2026-01-01 00:00:00")
+
+
+def test_a_result_comes_back_as_it_went_in(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path / "deep" / "results.sqlite")
+    store.add(RESULT)
+    again = ResultStore(store.path)
+    assert RESULT.key in again
+    assert again.get(RESULT.key) == RESULT
+    assert again.results() == [RESULT]
+    assert again.get("nothing") is None
+
+
+def test_the_same_key_is_replaced(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path / "results.sqlite")
+    store.add(RESULT)
+    store.add(replace(RESULT, record={"seconds": 3.0}))
+    assert [r.record for r in store.results()] == [{"seconds": 3.0}]
+
+
+def test_keys_depend_on_values_and_not_on_their_order() -> None:
+    assert key_of({"a": 1, "b": [2]}) == key_of({"b": [2], "a": 1})
+    assert key_of({"a": 1}) != key_of({"a": 2})
+
+
+def test_frames_have_a_row_per_figure(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path / "results.sqlite")
+    store.add(RESULT)
+    frame = store.to_frame()
+    assert frame.loc[0, ["setup", "figure", "mean", "steps"]].tolist() == ["lr_1d", "w2", 1.5, 7]
+
+
+def test_foreign_and_newer_files_are_refused(tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign.sqlite"
+    foreign.write_bytes(b"not a database, but long enough to be looked at" * 50)
+    with pytest.raises(CheckpointError, match=r"foreign\.sqlite.*result store"):
+        ResultStore(foreign)
+    newer = tmp_path / "newer.sqlite"
+    connection = sqlite3.connect(newer)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(CheckpointError, match="version 99"):
+        ResultStore(newer)
