@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import torch
 from cases import Case
@@ -16,11 +14,21 @@ from rows import Row
 from torch import Tensor
 from torch.distributions import MixtureSameFamily, MultivariateNormal
 
+from posteria.ascent import climb
 from posteria.densities.gaussian import GaussianTheta
 from posteria.densities.low_rank import LowRankTheta
-from posteria.encoders.search import climb
 from posteria.estimator import Estimator
+from posteria.evaluation import closed_form_symmetric_kl
 from posteria.evaluation import symmetric_kl as estimated_symmetric_kl
+from posteria.metrics import (
+    accuracy_ensembled,
+    accuracy_per_draw,
+    l2_ensembled,
+    l2_nearest,
+    l2_per_draw,
+    log_predictive_density,
+)
+from posteria.metrics.labellings import labelling_shares
 from posteria.models import Model
 from posteria.models.log_joint import ModelLogJoint
 from posteria.posterior import Posterior
@@ -61,24 +69,10 @@ def mean_and_error(values: Tensor) -> tuple[float, float]:
 
 def symmetric_kl(distribution: ThetaDistribution, exact: MultivariateNormal, model: Model, case: Case) -> Tensor:
     """(B,) half the sum of both divergences, divided by the number of parameters; exact for Gaussian densities."""
-    if not isinstance(distribution, GaussianTheta | LowRankTheta):
-        return estimated_symmetric_kl(distribution, exact, model, case.dataset, _DIVERGENCE_DRAWS, case.generator())
-    mean, covariance = _moments(distribution)
-    precision, exact_precision = torch.linalg.inv(covariance), torch.linalg.inv(exact.covariance_matrix)
-    apart = mean - exact.mean
-    size = mean.shape[-1]
-    traces = (exact_precision * covariance).sum((-1, -2)) + (precision * exact.covariance_matrix).sum((-1, -2))
-    squares = torch.einsum("bi,bij,bj->b", apart, precision + exact_precision, apart)
-    return 0.25 * (traces - 2 * size + squares) / size
-
-
-def _moments(distribution: GaussianTheta | LowRankTheta) -> tuple[Tensor, Tensor]:
-    """Mean (B, P) and covariance (B, P, P) in double precision."""
-    if isinstance(distribution, GaussianTheta):
-        factor = None if distribution.factor is None else distribution.factor.double()
-        distribution = replace(distribution, mean=distribution.mean.double(), scale=distribution.scale.double(),
-                               factor=factor)
-    return distribution.mean.double(), distribution.covariance.double()
+    closed = closed_form_symmetric_kl(distribution, exact)
+    if closed is not None:
+        return closed
+    return estimated_symmetric_kl(distribution, exact, model, case.dataset, _DIVERGENCE_DRAWS, case.generator())
 
 
 def _conjugate(posterior: Posterior, case: Case, draws: int) -> dict[str, Tensor]:
@@ -103,11 +97,12 @@ def _error_of_mean(model: Model, mean: Tensor, held_out: Dataset) -> Tensor:
 
 def _errors(model: Model, theta: Tensor, held_out: Dataset) -> dict[str, Tensor]:
     """Squared error (B,) of held-out observations, per draw and for the mean over draws theta (B, S, P)."""
-    value = held_out.x if held_out.y is None else held_out.y[..., None]
     mean = model.predict(theta, held_out).mean
-    mean = mean if held_out.y is None else mean[..., None]
-    per_draw = (mean - value[:, None]).square().sum(-1).mean((1, 2))
-    return {"l2_per_draw": per_draw, "l2_ensembled": (mean.mean(1) - value).square().sum(-1).mean(-1)}
+    if held_out.y is None:
+        arguments = mean, held_out.x, held_out.observed, held_out.features
+    else:
+        arguments = mean[..., None], held_out.y[..., None], held_out.observed
+    return {"l2_per_draw": l2_per_draw(*arguments), "l2_ensembled": l2_ensembled(*arguments)}
 
 
 def _regression(posterior: Posterior, case: Case, draws: int) -> dict[str, Tensor]:
@@ -127,9 +122,8 @@ def _accuracies(model: Model, theta: Tensor, held_out: Dataset) -> tuple[Tensor,
     """Percent (B,) of held-out classes, per draw and for probabilities averaged over draws."""
     assert held_out.y is not None
     probabilities = model.predict(theta, held_out).probs  # pyright: ignore[reportAttributeAccessIssue]
-    per_draw = (probabilities.argmax(-1) == held_out.y[:, None]).double().mean((1, 2))
-    ensembled = (probabilities.mean(1).argmax(-1) == held_out.y).double().mean(-1)
-    return 100 * per_draw, 100 * ensembled
+    arguments = probabilities, held_out.y, held_out.observed
+    return 100 * accuracy_per_draw(*arguments), 100 * accuracy_ensembled(*arguments)
 
 
 def maximum(model: Model, dataset: Dataset) -> tuple[Tensor, Tensor]:
@@ -154,26 +148,17 @@ def _mixture(posterior: Posterior, case: Case, draws: int) -> dict[str, Tensor]:
             "l2_per_draw": _nearest(model, theta, case.held_out), "true_l2": _nearest(model, truth, case.held_out)}
 
 
-def labelling_shares(means: Tensor, truth: Tensor) -> Tensor:
-    """(B, K!) share of the draws means (B, S, K, D) nearest to each relabelling of the true means (B, K, D)."""
-    orders = list(itertools.permutations(range(truth.shape[1])))
-    distances = [(means - truth[:, None, list(order)]).square().sum((-1, -2)) for order in orders]
-    nearest = torch.stack(distances, -1).argmin(-1)
-    return torch.nn.functional.one_hot(nearest, len(orders)).double().mean(1)
-
-
 def _log_predictive(model: Model, theta: Tensor, held_out: Dataset) -> Tensor:
     """(B,) log density of a held-out row, averaged over draws inside the logarithm and over rows outside."""
-    rows = model.row_log_prob(theta, held_out).logsumexp(1) - math.log(theta.shape[1])
-    return rows.mean(-1)
+    return log_predictive_density(model.row_log_prob(theta, held_out), held_out.observed)
 
 
 def _nearest(model: Model, theta: Tensor, held_out: Dataset) -> Tensor:
     """(B,) squared distance of held-out rows to the nearest mean, averaged over draws."""
     distribution = model.predict(theta, held_out)
     assert isinstance(distribution, MixtureSameFamily)
-    means = distribution.component_distribution.mean
-    return (means - held_out.x[:, None, :, None]).square().sum(-1).amin(-1).mean((1, 2))
+    means = distribution.component_distribution.mean[:, :, 0]  # the same at every row
+    return l2_nearest(means, held_out.x, held_out.observed, held_out.features)
 
 
 # -- other measures ---------------------------------------------------------------------------

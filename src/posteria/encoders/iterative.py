@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from posteria.ascent import Guess, climb
 from posteria.encoders.base import Encoder, EncoderSpec, sizes_of
-from posteria.encoders.search import Guess, climb, widen
+from posteria.encoders.search import widen
 from posteria.errors import InputError
 from posteria.types import Context, Dataset, LogJoint
 
