@@ -66,16 +66,15 @@ class Scale:
     small: _Options = field(default_factory=dict)
     large: _Options = field(default_factory=dict)
 
-    def budget(self, setup: Setup, encoder: str) -> dict[str, Any]:
+    def steps(self, setup: Setup, encoder: str) -> int:
         """Steps of a training run: the same on every machine."""
         iterative = encoder == "iterative"
         if self.name == "smoke":
-            return {"steps": _SMOKE_STEPS}
+            return _SMOKE_STEPS
         if self.name == "laptop":
             steps = _LAPTOP_ITERATIVE_STEPS if iterative else _LAPTOP_STEPS
-            return {"steps": steps[setup.task][setup.large] * _STEPS_FACTOR.get(encoder, 1)}
-        thousands = _PAPER_STEPS[setup.task][setup.variable]
-        return {"steps": (100 if iterative else 1000) * thousands}
+            return steps[setup.task][setup.large] * _STEPS_FACTOR.get(encoder, 1)
+        return (100 if iterative else 1000) * _PAPER_STEPS[setup.task][setup.variable]
 
     def fields(self, setup: Setup, method: Trained, seed: int) -> dict[str, Any]:
         """Fields of the training configuration."""
@@ -87,8 +86,10 @@ class Scale:
             "preset": "paper" if paper else "default", "model": setup.model, "objective": method.objective,
             "encoder": {"name": method.encoder, "options": self._encoder(setup, method.encoder)},
             "density": method.density, "task": {"name": "simulated", "options": task}, "seed": seed,
-            **self.budget(setup, method.encoder),
+            "steps": self.steps(setup, method.encoder),
         }
+        if self.name != "paper":
+            fields["validate_every"] = fields["steps"]  # of short runs, validation would take most of the time
         if self.name == "laptop" and method.encoder != "iterative":
             fields |= _LAPTOP_RECIPE
         if method.encoder == "iterative" and setup.task.startswith("nonlinear"):
