@@ -11,10 +11,11 @@ from types import ModuleType
 import pytest
 import torch
 
+from posteria.bench.cases import draw_cases
 from posteria.training import build
 
 QUALITY = Path(__file__).parents[1] / "benchmarks" / "quality"
-MODULES = ("rows", "cases", "measures", "report", "bench", "nuts")
+MODULES = ("rows", "measures", "report", "bench", "nuts")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def test_every_row_builds_and_has_its_measure(quality: dict[str, ModuleType]) ->
 
 def test_cases_are_fixed_and_of_the_size_asked_for(quality: dict[str, ModuleType]) -> None:
     _, task, _ = build(quality["rows"].ROWS["lr_2d_reverse_kl"].train_config())
-    first, second = (list(quality["cases"].draw_cases(task, 15)) for _ in range(2))
+    first, second = (list(draw_cases(task, 15)) for _ in range(2))
     assert [len(case.dataset) for case in first] == [10, 5]
     assert all(torch.equal(a.dataset.x, b.dataset.x) for a, b in zip(first, second, strict=True))
     assert all(64 <= case.dataset.x.shape[1] <= 128 and case.held_out.x.shape[1] == 100 for case in first)
@@ -50,7 +51,7 @@ def test_cases_are_fixed_and_of_the_size_asked_for(quality: dict[str, ModuleType
 def test_exact_search_has_no_divergence_on_conjugate_models(quality: dict[str, ModuleType]) -> None:
     row = quality["rows"].ROWS["lr_2d_reverse_kl"]
     estimator, task, _ = build(row.train_config())
-    cases = list(quality["cases"].draw_cases(task, 10))
+    cases = list(draw_cases(task, 10))
     figures = quality["measures"].MEASURES["conjugate"](estimator.eval(), cases, row)
     assert figures["symmetric_kl"][0] == pytest.approx(0.0, abs=1e-3)
     assert figures["posterior_mean_error"][0] == pytest.approx(figures["exact_posterior_mean_error"][0], abs=1e-3)
@@ -73,7 +74,7 @@ def test_labelling_shares_count_nearest_permutations(quality: dict[str, ModuleTy
 
 def test_maximum_of_a_concave_log_joint_is_stationary(quality: dict[str, ModuleType]) -> None:
     estimator, task, _ = build(quality["rows"].ROWS["lc_2d"].train_config())
-    case = next(iter(quality["cases"].draw_cases(task, 5)))
+    case = next(iter(draw_cases(task, 5)))
     theta, gain = quality["measures"].maximum(estimator.model, case.dataset)
     point = theta[:, None].requires_grad_()
     (score,) = torch.autograd.grad(estimator.model.log_joint(point, case.dataset).sum(), point)
@@ -85,7 +86,7 @@ def test_jax_density_is_the_models(quality: dict[str, ModuleType]) -> None:
     pytest.importorskip("numpyro")
     nuts = importlib.import_module("nuts")
     estimator, task, _ = build(quality["rows"].ROWS["poisson_5d_reverse_kl"].train_config())
-    case = next(iter(quality["cases"].draw_cases(task, 1)))
+    case = next(iter(draw_cases(task, 1)))
     nuts.check_density(estimator.model, case.dataset)
 
 

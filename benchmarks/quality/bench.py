@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cases import TEST_SEED, draw_cases
 from measures import MEASURES, Figures
 from report import write_report
 from rows import ROWS, Row
 
+from posteria.bench.cases import TEST_SEED, draw_cases
 from posteria.training import TrainConfig, build, train
 
 HERE = Path(__file__).parent

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 
 import torch
-from cases import Case
 from rows import Row
 from torch import Tensor
 from torch.distributions import MixtureSameFamily, MultivariateNormal
 
 from posteria.ascent import climb
+from posteria.bench.cases import Case
 from posteria.densities.gaussian import GaussianTheta
 from posteria.densities.low_rank import LowRankTheta
 from posteria.estimator import Estimator

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from cases import Case
 from measures import Figures, mean_and_error
 from torch import Tensor
 
 from posteria import referee
+from posteria.bench.cases import Case
 from posteria.estimator import Estimator
 from posteria.models import Model
 from posteria.types import Dataset
