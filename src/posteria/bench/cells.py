@@ -115,7 +115,7 @@ def _applies(method: PerDataset, setup: Setup) -> bool:
     if method.baseline == measure.EXACT:
         return exact
     if method.baseline == measure.REFERENCE:
-        return not exact and setup.dim <= measure.MOST_REFERENCE_FEATURES
+        return not exact and setup.dim <= measure.MOST_CHAIN_FEATURES
     return True
 
 

@@ -2,7 +2,8 @@
 
 A comparison is one setup with everything equal but what is compared. It counts as won or lost where the difference is
 more than two combined standard errors. A conclusion is confirmed where at least half of its comparisons are won and
-four times as many are won as lost; refuted the other way round; and otherwise not yet decided.
+four times as many are won as lost; refuted the other way round; and otherwise not yet decided. That something changes
+little is confirmed where at least half are neither won nor lost. Flows are weighed where posteriors are not Gaussian.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 
 from posteria.bench.methods import DENSITIES, OBJECTIVES, Trained
 from posteria.bench.report import HIGHER_IS_BETTER, Entry, main_figure, over_seeds
-from posteria.bench.setups import SETUPS
+from posteria.bench.setups import SETUPS, Setup
 from posteria.bench.store import Result, ResultStore
 
 _CLEAR = 2.0
@@ -23,6 +24,7 @@ _ITERATIVE = ("iterative",)
 _Pair = tuple[Trained, Trained]
 _PROPER = "log_predictive"
 _COVERS = 80.0
+_GAUSSIAN_POSTERIORS = ("gaussian_mean", "linear_regression")
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Weighed:
 def weigh_all(store: ResultStore, scale: str, bench: str = "paper") -> list[Weighed]:
     """Every conclusion, for the paper's encoders and for the iterative one."""
     results = [r for r in store.results() if r.bench == bench and r.scale == scale]
-    return [_weigh(text, pairs, results) for text, pairs in _conclusions()] + _labellings(results)
+    return [conclusion.weigh(results) for conclusion in _conclusions()] + _labellings(results)
 
 
 def conclusions_markdown(store: ResultStore, scale: str) -> str:
@@ -67,26 +69,62 @@ def conclusions_markdown(store: ResultStore, scale: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _conclusions() -> Iterator[tuple[str, list[_Pair]]]:
+def _verdict(won: int, lost: int, drawn: int) -> str:
+    total = won + lost + drawn
+    if total and won >= _ENOUGH * total and won >= _RATIO * lost:
+        return "confirmed"
+    if total and lost >= _ENOUGH * total and lost >= _RATIO * won:
+        return "refuted"
+    return "not yet decided"
+
+
+def _verdict_of_little(won: int, lost: int, drawn: int) -> str:
+    total = won + lost + drawn
+    if not total:
+        return "not yet decided"
+    return "confirmed" if drawn >= _ENOUGH * total else "refuted"
+
+
+@dataclass(frozen=True)
+class _Conclusion:
+    """A statement, the pairs of methods that bear on it, and where."""
+
+    text: str
+    pairs: Sequence[_Pair]
+    where: Callable[[Setup], bool] = lambda setup: True
+    judge: Callable[[int, int, int], str] = _verdict
+
+    def weigh(self, results: Sequence[Result]) -> Weighed:
+        """Count the comparisons, by the paper's figure and by log predictive density."""
+        here = [r for r in results if r.setup in SETUPS and self.where(SETUPS[r.setup])]
+        main = list(_comparisons(self.pairs, here, lambda setup: main_figure(1, SETUPS[setup])))
+        proper = list(_comparisons(self.pairs, here, lambda setup: _PROPER))
+        won, lost, drawn = _counts(main)
+        lost_on = sorted({c.setup for c in main if c.score < -_CLEAR})
+        also = "{} for and {} against by log predictive density".format(*_counts(proper)[:2])
+        detail = f"; {also}" + (f"; against on {', '.join(lost_on)}" if lost_on else "")
+        return Weighed(self.text, self.judge(won, lost, drawn), won, lost, drawn, detail)
+
+
+def _conclusions() -> Iterator[_Conclusion]:
     for name, encoders in (("the paper's encoders", _PAPER_ENCODERS), ("the iterative encoder", _ITERATIVE)):
-        yield (f"Reverse KL predicts better than forward KL ({name})",
-               [(Trained("reverse_kl", d, e), Trained("forward_kl", d, e)) for d in DENSITIES for e in encoders])
-        for objective in OBJECTIVES:
-            yield (f"A flow predicts better than a Gaussian under {objective.replace('_kl', ' KL')} ({name})",
-                   [(Trained(objective, "flow", e), Trained(objective, "gaussian", e)) for e in encoders])
+        yield _Conclusion(f"Reverse KL predicts better than forward KL ({name})", [
+            (Trained("reverse_kl", d, e), Trained("forward_kl", d, e)) for d in DENSITIES for e in encoders])
+        yield _Conclusion(f"A flow predicts better than a Gaussian under forward KL ({name})",
+                          _flow_pairs("forward_kl", encoders), _is_not_gaussian)
+        yield _Conclusion(f"Under reverse KL a flow in place of a Gaussian changes little ({name})",
+                          _flow_pairs("reverse_kl", encoders), _is_not_gaussian, _verdict_of_little)
     for better, worse in (("transformer", "gru"), ("gru", "deepsets"), ("iterative", "transformer")):
-        yield (f"The encoder {better} predicts better than {worse}",
-               [(Trained(o, d, better), Trained(o, d, worse)) for o in OBJECTIVES for d in DENSITIES])
+        yield _Conclusion(f"The encoder {better} predicts better than {worse}", [
+            (Trained(o, d, better), Trained(o, d, worse)) for o in OBJECTIVES for d in DENSITIES])
 
 
-def _weigh(text: str, pairs: Sequence[_Pair], results: Sequence[Result]) -> Weighed:
-    main = list(_comparisons(pairs, results, lambda setup: main_figure(1, SETUPS[setup])))
-    proper = list(_comparisons(pairs, results, lambda setup: _PROPER))
-    won, lost, drawn = _counts(main)
-    also = "{} for and {} against by log predictive density".format(*_counts(proper)[:2])
-    lost_on = sorted({c.setup for c in main if c.score < -_CLEAR})
-    detail = f"; {also}" + (f"; against on {', '.join(lost_on)}" if lost_on else "")
-    return Weighed(text, _verdict(won, lost, drawn), won, lost, drawn, detail)
+def _flow_pairs(objective: str, encoders: Sequence[str]) -> list[_Pair]:
+    return [(Trained(objective, "flow", e), Trained(objective, "gaussian", e)) for e in encoders]
+
+
+def _is_not_gaussian(setup: Setup) -> bool:
+    return setup.task not in _GAUSSIAN_POSTERIORS
 
 
 def _comparisons(pairs: Sequence[_Pair], results: Sequence[Result], figure_of: Callable[[str], str]) -> (
@@ -110,15 +148,6 @@ def _counts(comparisons: Sequence[Comparison]) -> tuple[int, int, int]:
     won = sum(c.score > _CLEAR for c in comparisons)
     lost = sum(c.score < -_CLEAR for c in comparisons)
     return won, lost, len(comparisons) - won - lost
-
-
-def _verdict(won: int, lost: int, drawn: int) -> str:
-    total = won + lost + drawn
-    if total and won >= _ENOUGH * total and won >= _RATIO * lost:
-        return "confirmed"
-    if total and lost >= _ENOUGH * total and lost >= _RATIO * won:
-        return "refuted"
-    return "not yet decided"
 
 
 def _labellings(results: Sequence[Result]) -> list[Weighed]:

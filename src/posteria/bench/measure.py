@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from posteria.bench.cases import BATCH, Case, draw_cases, joined
+from posteria.bench.samplers import labelling_free, predictions
 from posteria.bench.scales import Scale
 from posteria.bench.setups import ROWS, Setup
 from posteria.bench.workspace import Workspace
@@ -37,10 +38,11 @@ from posteria.metrics import (
     log_predictive_density,
     wasserstein2_squared,
 )
+from posteria.metrics.convergence import Convergence
 from posteria.models import Model
 from posteria.posterior import Posterior
 from posteria.randomness import generator_for
-from posteria.reference import run_baseline
+from posteria.reference import Empirical, run_baseline
 from posteria.tasks import SimulatedTask
 from posteria.training import TrainConfig
 from posteria.types import Dataset
@@ -52,8 +54,13 @@ _KL_DRAWS = 2000
 _LEAST_SHARE = 0.2
 EXACT, REFERENCE = "exact", "hmc"
 EXACT_TASKS = ("gaussian_mean", "linear_regression")
-# Converged chains and distances to them are for sizes where they take minutes.
-MOST_REFERENCE_FEATURES = 5
+# Chains of a network from different starts do not meet, so that they are no reference for its parameters.
+_CHAIN_TASKS = ("gaussian_mixture", "linear_classification")
+# Converged chains are for sizes where they take minutes.
+MOST_CHAIN_FEATURES = 5
+# What of a model's parameters the likelihood identifies: chains may keep to different labellings.
+_IDENTIFIED = {"gaussian_mixture": labelling_free, "nonlinear_regression": predictions,
+               "nonlinear_classification": predictions}
 Figures = dict[str, dict[str, float | None]]
 PerDatasetFigures = dict[str, Tensor]
 
@@ -77,7 +84,7 @@ def measure_baseline(setup: Setup, scale: Scale, name: str, seed: int, workspace
     cases = cases_of(setup, scale)
     posterior, record = _baseline(setup, name, joined(cases), seed, scale)
     parts = [posterior[case.number * BATCH:case.number * BATCH + len(case.dataset)] for case in cases]
-    if name == REFERENCE:
+    if name == REFERENCE and setup.task in _CHAIN_TASKS:
         draws = [part.sample_theta(scale.num_reference, case.generator(7))
                  for case, part in zip(cases, parts, strict=True)]
         _save_reference(setup, scale, workspace, draws)
@@ -193,14 +200,21 @@ def _baseline(setup: Setup, name: str, dataset: Dataset, seed: int, scale: Scale
         return _exact_run(model, dataset), {}
     if name == "prior":
         return _prior_run(model, dataset), {}
-    run = run_baseline(model, dataset, name, seed=seed, **scale.baseline(name))
+    run = run_baseline(model, dataset, name, seed=seed, **scale.baseline(name, setup))
     if run.convergence is None:
         return run.posterior, {}
+    identified = _IDENTIFIED.get(setup.task)
+    convergence = run.convergence if identified is None else Convergence.of(
+        identified(model, dataset, run.theta.to(dataset.x.dtype)).double())
     worst = {key: float(values.amax() if key == "r_hat" else values.amin())
-             for key, values in run.convergence.worst.items()}
-    return run.posterior, {"converged": float(run.converged.double().mean()),
-                           "divergences": int(run.divergences.sum()),
-                           **{f"worst_{key}": _finite(value) for key, value in worst.items()}}
+             for key, values in convergence.worst.items()}
+    posterior = run.posterior
+    if name == REFERENCE and setup.task == "gaussian_mixture":
+        theta = _relabelled(run.theta.flatten(1, 2).to(dataset.x.dtype), setup)
+        posterior = Posterior(model, dataset, Empirical(theta, model.active(dataset)))
+    return posterior, {"converged": float(convergence.converged().double().mean()),
+                       "divergences": int(run.divergences.sum()),
+                       **{f"worst_{key}": _finite(value) for key, value in worst.items()}}
 
 
 def _prior_run(model: Model, dataset: Dataset) -> Posterior:
@@ -225,7 +239,7 @@ def reference_draws(setup: Setup, scale: Scale, workspace: Workspace) -> Tensor 
         model = setup.build_model()
         return torch.cat([_exact_run(model, case.dataset).sample_theta(scale.num_reference, case.generator(7))
                           for case in cases_of(setup, scale)])
-    if setup.dim > MOST_REFERENCE_FEATURES:
+    if setup.dim > MOST_CHAIN_FEATURES or setup.task not in _CHAIN_TASKS:
         return None
     path = _reference_path(setup, scale, workspace)
     if not path.exists():
@@ -238,10 +252,8 @@ def _reference_path(setup: Setup, scale: Scale, workspace: Workspace) -> Path:
 
 
 def _save_reference(setup: Setup, scale: Scale, workspace: Workspace, batches: list[Tensor]) -> None:
-    """Keep a reference's draws; where components may be relabelled, every draw gets a labelling at random."""
+    """Keep a reference's draws."""
     draws = torch.cat(batches)
-    if setup.task == "gaussian_mixture":
-        draws = _relabelled(draws, setup)
     workspace.references.mkdir(parents=True, exist_ok=True)
     path = _reference_path(setup, scale, workspace)
     temporary = path.with_suffix(f".{os.getpid()}.new")
@@ -250,6 +262,7 @@ def _save_reference(setup: Setup, scale: Scale, workspace: Workspace, batches: l
 
 
 def _relabelled(draws: Tensor, setup: Setup) -> Tensor:
+    """Every draw of a mixture with one of its equally likely labellings, at random."""
     layout = setup.build_model().layout(setup.dim)
     orders = permutations_of_axis(layout.roles, layout.groups["components"])
     chosen = torch.randint(len(orders), draws.shape[:2], generator=generator_for(0))

@@ -149,7 +149,7 @@ class MisspecifiedCell:
 
     def _run(self, method: PerDataset, case: Case) -> BaselineRun:
         return run_baseline(self.setup.build_model(), case.dataset, method.baseline,
-                            seed=self.seed * 1000 + case.number, **self.scale.baseline(method.baseline))
+                            seed=self.seed * 1000 + case.number, **self.scale.baseline(method.baseline, self.setup))
 
 
 @torch.no_grad()

@@ -161,10 +161,11 @@ def _collect(processes: Sequence[Any], done: Any, expected: int, say: Say) -> in
 
 
 def _work(todo: Any, done: Any, workspace: Workspace, threads: int) -> None:
-    """A worker process: groups from the queue until it is empty."""
+    """A worker process: groups from the queue until it is empty, or nobody waits for the results any more."""
     torch.set_num_threads(threads)
+    parent = multiprocessing.parent_process()
     try:
-        while True:
+        while parent is None or parent.is_alive():
             group = todo.get(timeout=_POLL_SECONDS)
             failed = _run_group(group, workspace, lambda text: done.put((text, 0, 0)))
             done.put(("", len(group), failed))

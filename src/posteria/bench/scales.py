@@ -100,9 +100,12 @@ class Scale:
         """The checked configuration of a training run."""
         return TrainConfig.of(**self.fields(setup, method, seed))
 
-    def baseline(self, name: str) -> dict[str, Any]:
-        """Settings of a baseline: its own, but at scale ``smoke``."""
-        return dict(_SMOKE_BASELINES.get(name, {})) if self.name == "smoke" else {}
+    def baseline(self, name: str, setup: Setup) -> dict[str, Any]:
+        """Settings of a baseline: its own, but at scale ``smoke``, and where more rounds would be in vain."""
+        if self.name == "smoke":
+            return dict(_SMOKE_BASELINES.get(name, {}))
+        # Chains that keep to one labelling never converge in theta, however long they are.
+        return {"rounds": 1} if name == "hmc" and setup.build_model().exchangeable_axes else {}
 
     def _encoder(self, setup: Setup, encoder: str) -> dict[str, Any]:
         if encoder == "iterative":
