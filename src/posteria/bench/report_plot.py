@@ -22,18 +22,19 @@ def plot_table(number: int, setups: Sequence[Setup], scale: str, frame: pd.DataF
     """Draw the main figure of every setup that has results."""
     from matplotlib.figure import Figure
 
-    shown = [setup for setup in setups if frame[frame.setup == setup.key].ours.notna().any()]
+    main = {setup: frame.loc[(frame.setup == setup.key) & (frame.figure == main_figure(number, setup))]
+            for setup in setups}
+    shown = [setup for setup in setups if main[setup].ours.notna().any()]
     columns = min(_MOST_COLUMNS, max(1, len(shown)))
     lines = max(1, -(-len(shown) // columns))
     figure = Figure(figsize=(_PANEL[0] * columns, _PANEL[1] * lines), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
     for axis, setup in zip(axes, shown, strict=False):
-        rows = frame.loc[(frame.setup == setup.key) & (frame.figure == main_figure(number, setup))]
-        _draw(axis, setup, rows, main_figure(number, setup))
+        _draw(axis, setup, main[setup], main_figure(number, setup))
     for axis in axes[len(shown):]:
         axis.set_axis_off()
     if shown:
-        axes[0].legend(loc="lower left", fontsize=8)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     figure.suptitle(f"Table {number}, scale {scale}")
     figure.savefig(path, dpi=110)
 
