@@ -31,7 +31,7 @@ from posteria.bench.runner import Figures
 from posteria.bench.scales import Scale
 from posteria.bench.setups import ROWS, SETUPS, Setup
 from posteria.bench.store import key_of
-from posteria.bench.workspace import Workspace
+from posteria.bench.workspace import Workspace, training_record
 from posteria.densities.gaussian import GaussianTheta
 from posteria.errors import InputError, UnsupportedError
 from posteria.estimator import Estimator
@@ -180,11 +180,7 @@ class AblationCell:
 
     def compute(self, workspace: Workspace) -> tuple[Figures, Mapping[str, Any]]:
         estimator = workspace.trained(self.config)
-        result = estimator.info.training["result"]
-        record = {"steps": int(result["step"]), "training_seconds": round(result["elapsed_seconds"], 1),
-                  "skipped_steps": int(result["skipped"]),
-                  "parameters": sum(p.numel() for p in estimator.parameters())}
-        return ablation_figures(estimator, self.scale.num_datasets), record
+        return ablation_figures(estimator, self.scale.num_datasets), training_record(estimator)
 
 
 def ablation_cells(name: str, scale: Scale, seeds: int = SEEDS) -> list[AblationCell]:

@@ -22,7 +22,7 @@ from posteria.bench.cases import BATCH, Case, draw_cases, joined
 from posteria.bench.samplers import labelling_free, predictions
 from posteria.bench.scales import Scale
 from posteria.bench.setups import ROWS, Setup
-from posteria.bench.workspace import Workspace
+from posteria.bench.workspace import Workspace, training_record
 from posteria.densities.gaussian import GaussianTheta
 from posteria.densities.symmetric import permutations_of_axis
 from posteria.errors import UnsupportedError
@@ -69,13 +69,10 @@ def measure_trained(setup: Setup, scale: Scale, config: TrainConfig, workspace: 
         tuple[Figures, Mapping[str, Any]]):
     """Train (or load) an estimator and measure it on the setup's test datasets."""
     estimator = workspace.trained(config)
-    result = estimator.info.training["result"]
-    record = {"steps": int(result["step"]), "training_seconds": round(result["elapsed_seconds"], 1),
-              "skipped_steps": int(result["skipped"]), "parameters": sum(p.numel() for p in estimator.parameters())}
     reference = reference_draws(setup, scale, workspace)
     figures = (figures_of(estimator.posterior(case.dataset), case, _of_case(reference, case), scale)
                for case in cases_of(setup, scale))
-    return summarise(figures), record
+    return summarise(figures), training_record(estimator)
 
 
 def measure_baseline(setup: Setup, scale: Scale, name: str, seed: int, workspace: Workspace) -> (

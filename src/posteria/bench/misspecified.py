@@ -26,7 +26,7 @@ from posteria.bench.runner import Figures
 from posteria.bench.scales import Scale
 from posteria.bench.setups import ROWS, Setup
 from posteria.bench.store import key_of
-from posteria.bench.workspace import Workspace
+from posteria.bench.workspace import Workspace, training_record
 from posteria.errors import InputError
 from posteria.evaluation import symmetric_kl
 from posteria.posterior import Posterior
@@ -133,13 +133,10 @@ class MisspecifiedCell:
 
     def _measure_trained(self, workspace: Workspace) -> tuple[Figures, Mapping[str, Any]]:
         estimator = workspace.trained(self.config)
-        result = estimator.info.training["result"]
-        record = {"steps": int(result["step"]), "training_seconds": round(result["elapsed_seconds"], 1),
-                  "skipped_steps": int(result["skipped"])}
         known = self.setup.task in measure.EXACT_TASKS
         posteriors = ((estimator.posterior(case.dataset), case) for case in self.cases())
         figures = (predictive(*each) | (divergence(*each) if known else {}) for each in posteriors)
-        return measure.summarise(figures), record
+        return measure.summarise(figures), training_record(estimator)
 
     def _measure_baseline(self, method: PerDataset) -> tuple[Figures, Mapping[str, Any]]:
         runs = [(case, self._run(method, case)) for case in self.cases()]

@@ -48,6 +48,13 @@ class Workspace:
         return Estimator.load(folder).to(self.device)
 
 
+def training_record(estimator: Estimator) -> dict[str, Any]:
+    """How the training of an estimator went: steps, seconds, steps skipped, number of weights."""
+    result = estimator.info.training["result"]
+    return {"steps": int(result["step"]), "training_seconds": round(result["elapsed_seconds"], 1),
+            "skipped_steps": int(result["skipped"]), "parameters": sum(p.numel() for p in estimator.parameters())}
+
+
 def machine() -> dict[str, Any]:
     """What a result was computed with."""
     from posteria import __version__
