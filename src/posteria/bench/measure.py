@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from posteria.bench.samplers import labelling_free, predictions
 from posteria.bench.scales import Scale
 from posteria.bench.setups import ROWS, Setup
 from posteria.bench.workspace import Workspace, training_record
+from posteria.calibrate import exact_posterior_of
 from posteria.densities.gaussian import GaussianTheta
 from posteria.densities.symmetric import permutations_of_axis
 from posteria.errors import UnsupportedError
@@ -222,10 +224,10 @@ def _prior_run(model: Model, dataset: Dataset) -> Posterior:
 
 
 def _exact_run(model: Model, dataset: Dataset) -> Posterior:
-    exact = model.exact_posterior(dataset)
-    mean = exact.mean.to(dataset.x.dtype)
-    factor = torch.linalg.cholesky(exact.precision_matrix).to(dataset.x.dtype)
-    return Posterior(model, dataset, GaussianTheta(mean, torch.ones_like(mean), model.active(dataset), factor))
+    exact, kind = exact_posterior_of(model)(dataset), dataset.x.dtype
+    assert exact.factor is not None
+    return Posterior(model, dataset, replace(exact, mean=exact.mean.to(kind), scale=exact.scale.to(kind),
+                                             factor=exact.factor.to(kind)))
 
 
 def reference_draws(setup: Setup, scale: Scale, workspace: Workspace) -> Tensor | None:

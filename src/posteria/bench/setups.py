@@ -48,11 +48,10 @@ class Setup:
     @property
     def title(self) -> str:
         """Readable name."""
-        extras = {"activation": f"{self.activation} {self.layers}", "clusters": f"{self.classes} clusters",
-                  "classes": f"{self.classes} classes"}
+        kind = "clusters" if self.task == "gaussian_mixture" else "classes"
         shown = [f"{_TITLES[self.task]} {self.dim}D"]
-        shown += [extras["activation"]] if self.activation else []
-        shown += [extras["clusters" if self.task == "gaussian_mixture" else "classes"]] if self.classes else []
+        shown += [f"{self.activation} {self.layers}"] if self.activation else []
+        shown += [f"{self.classes} {kind}"] if self.classes else []
         return ", ".join(shown)
 
     @property
