@@ -27,7 +27,7 @@ class DenseCurvature:
 
 @dataclass(frozen=True)
 class RowCurvature:
-    """diag(prior) + Jᵀ J with few rows J (B, M, P): solved in the space of the rows (Woodbury's identity)."""
+    """diag(prior) + Jᵀ J with rows J (B, M, P): solved in the space of the rows (Woodbury) where they are the fewer."""
 
     rows: Tensor
     prior: Tensor  # (B, P) positive
@@ -40,6 +40,8 @@ class RowCurvature:
         return self.rows.mT @ self.rows + torch.diag_embed(self.prior)
 
     def solve(self, right: Tensor, damping: Tensor) -> Tensor:
+        if self.rows.shape[1] > self.rows.shape[2]:
+            return DenseCurvature(self.dense()).solve(right, damping)
         base = self.prior + damping[:, None]
         scaled = self.rows / base[:, None]
         inner = scaled @ self.rows.mT

@@ -14,8 +14,8 @@ from posteria.types import Curvature, Dataset, Geometry
 
 # Whitened scores and curvatures larger than this say nothing more, and would overflow in float32.
 _LARGEST = 1e12
-# Past this many rows a solve in the space of observations costs more than it gives.
-_MOST_ROWS = 2048
+# Where rows and parameters are both more than this, a solve costs more than it gives.
+_LARGEST_SOLVE = 2048
 # Priors that are not log-concave still pull this much, so that precisions stay positive.
 _LEAST_PRIOR_CURVATURE = 0.05
 _DIFFERENCE = 1e-4
@@ -63,7 +63,7 @@ class ModelLogJoint:
         if z.shape[-1] <= dense_up_to:
             return DenseCurvature(self._dense(z))
         rows = self.model.likelihood_rows(self.theta(z), self.dataset)
-        if rows is None or rows.shape[1] > _MOST_ROWS:
+        if rows is None or min(rows.shape[1:]) > _LARGEST_SOLVE:
             return DiagonalCurvature(self.geometry(z).curvature.mean(1))
         prior = torch.where(self.active, self._prior(z).curvature.mean(1), 1.0)
         return RowCurvature(torch.where(self.active[:, None], rows * self.scale, 0.0), prior)
