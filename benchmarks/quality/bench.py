@@ -17,7 +17,6 @@ import argparse
 import json
 import math
 import os
-import platform
 import sys
 import time
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from report import write_report
 from rows import ROWS, Row
 
 from posteria.bench.cases import TEST_SEED, draw_cases
+from posteria.bench.workspace import machine
 from posteria.training import TrainConfig, build, train
 
 HERE = Path(__file__).parent
@@ -76,7 +76,8 @@ def run_row(row: Row, folder: Path, minutes_scale: float = 1.0, datasets: int | 
             _say(f"{row.name}: done already")
             return known
     _say(f"{row.name}: training")
-    result = {"row": row.name, **identity, "test_seed": TEST_SEED, **_measured(row, config, count), **_machine()}
+    result = {"row": row.name, **identity, "test_seed": TEST_SEED, **_measured(row, config, count), **machine(),
+              "finished": time.strftime("%Y-%m-%d %H:%M", time.gmtime())}
     folder.mkdir(exist_ok=True)
     temporary = path.with_suffix(".new")
     temporary.write_text(json.dumps(result, indent=1))
@@ -119,19 +120,6 @@ def _to_json(figures: Figures) -> dict[str, dict[str, float | None]]:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _machine() -> dict[str, Any]:
-    return {"torch": torch.__version__, "python": platform.python_version(), "threads": torch.get_num_threads(),
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            "processor": _processor(), "finished": time.strftime("%Y-%m-%d %H:%M", time.gmtime())}
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _say(text: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import sys
 import time
 import warnings
@@ -29,6 +28,7 @@ from sklearn.model_selection import KFold, StratifiedKFold
 
 import posteria
 from posteria import Estimator
+from posteria.bench.workspace import machine
 from posteria.prediction import Prediction
 from posteria.randomness import generator_for
 from posteria.tables import TableCodec
@@ -171,14 +171,6 @@ def run(entry: dict[str, Any], trained: Estimator) -> dict[str, Any]:
         scores[name] = {key: float(np.mean([s[key] for s in per_fold])) for key in per_fold[0]}
     return {"name": entry["name"], "kind": entry["kind"], "n": entry["n"], "features": len(folds[0].codec.features),
             "largest_x": max(float(np.abs(fold.x[0]).max()) for fold in folds), "scores": scores, "seconds": seconds}
-
-
-def machine() -> dict[str, Any]:
-    """What the bench ran on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return {"processor": names[0] if names else platform.machine(), "threads": torch.get_num_threads(),
-            "torch": torch.__version__}
 
 
 def main() -> None:
