@@ -47,7 +47,7 @@ SEEDS = 5
 SIZES = (ROWS, (256, 256), (512, 512), (1024, 1024))
 _REVERSE: tuple[str, ...] = ("reverse_kl",)
 _BOTH: tuple[str, ...] = ("reverse_kl", "forward_kl")
-_SHUFFLES, _SHUFFLE_SEED = 30, 61_803
+_SHUFFLES, _SHUFFLE_SEED = 100, 61_803
 # Steps in units of the ablation's own.
 _STEPS = {"smoke": 0.005, "laptop": 1.0, "paper": 20.0}
 # Part of every cell's identity: count it up when figures change their meaning.
