@@ -22,7 +22,8 @@ from posteria.tasks.standardised import draw_table_inputs
 from posteria.types import Dataset
 
 ROWS, COLUMNS = (8, 40, 200, 1000, 2000), (2, 10, 30, 100)
-LEVEL, NUM_SAMPLES, HELD_OUT, MOST_DATASETS, MOST_CELLS = 0.9, 400, 50, 64, 1_000_000
+LEVEL, NUM_SAMPLES, HELD_OUT, MOST_DATASETS = 0.9, 400, 50, 64
+MOST_CELLS = {"linear": 1_000_000, "neural": 200_000}
 SEED = 77_001  # apart from any seed trained with
 
 
@@ -35,6 +36,13 @@ class Card:
     prior: str
 
 
+_NETWORK_PRIOR = """hidden_weights ~ N(0, 0.3²), hidden_bias ~ N(0, 1), output_weights ~ N(0, 0.5²), for standardised x.
+
+- The paper's N(0, 1) makes a network of 32 units and 10 features whose outputs have an sd of about 13: of standardised
+  targets and of probabilities, that says that almost everything is noise-free and steep. Here a unit's input has an sd
+  of 1.4 at 10 features and 3.2 at 100, and the output one of about 3 at 10 features: wide, and of the right order.
+- Scales that fall with the number of features would suit wide tables better; a prior is one for all sizes.
+"""
 CARDS = {
     "linear_regression": Card(
         "linear_regression: linear regression, noise inferred",
@@ -57,6 +65,16 @@ CARDS = {
   keeps weights finite where classes can be separated, which plain likelihood does not.
 - The intercept holds the imbalance of classes (-4.6 for 1%), about which nothing is known beforehand: its prior is
   nearly flat over every imbalance that 2,000 rows can show. scikit-learn does not penalise it at all.""",
+    ),
+    "neural_regression": Card(
+        "neural_regression: one hidden layer of 32 ReLU units, noise inferred",
+        "y ~ N(f(x), noise_scale²), f(x) = output_weights · relu(hidden_weights x + hidden_bias); all standardised.",
+        _NETWORK_PRIOR + """- noise_scale ~ half-normal(1): as for linear_regression.""",
+    ),
+    "neural_classification": Card(
+        "neural_classification: one hidden layer of 32 ReLU units, two classes",
+        "P(y) = softmax(f(x)), f(x) = output_weights · relu(hidden_weights x + hidden_bias) per class; x standardised.",
+        _NETWORK_PRIOR,
     ),
 }
 
@@ -87,7 +105,7 @@ def measure(estimator: Estimator) -> list[Cell]:
 
 
 def _measure(estimator: Estimator, untrained: Estimator, rows: int, columns: int) -> Cell:
-    num = max(4, min(MOST_DATASETS, MOST_CELLS // (rows * columns)))
+    num = max(2, min(MOST_DATASETS, MOST_CELLS[estimator.model.name.partition("_")[0]] // (rows * columns)))
     most_cells = num * (rows + HELD_OUT) * columns
     task = StandardisedTask(estimator.model, (rows, rows), (columns, columns), most_cells=most_cells)
     whole, _ = task.draw(num, generator_for(SEED, rows * 1000 + columns), rows=rows + HELD_OUT)
@@ -116,10 +134,20 @@ def _from_prior(estimator: Estimator, num: int, rows: int, columns: int) -> tupl
 
 
 def _coverage(estimator: Estimator, dataset: Dataset, theta: Tensor) -> float:
-    """Share of parameters inside their central posterior interval."""
+    """Share of parameters inside their central posterior interval; of a network, whose hidden units can trade places,
+    of its outputs at the dataset's rows instead."""
     draws = estimator.distribution(dataset).rsample(NUM_SAMPLES, generator_for(SEED))
+    if estimator.model.exchangeable_axes:
+        draws, theta = (_outputs(estimator, values, dataset) for values in (draws, theta[:, None]))
+        theta = theta[:, 0]
     low, high = torch.quantile(draws, torch.tensor([0.5 - LEVEL / 2, 0.5 + LEVEL / 2]), dim=1)
     return ((low <= theta) & (theta <= high)).double().mean().item()
+
+
+def _outputs(estimator: Estimator, theta: Tensor, dataset: Dataset) -> Tensor:
+    """(B, S, N) expected y, or probability of the second label, at the first rows."""
+    predicted: Any = estimator.model.predict(theta, _rows(dataset, slice(None, HELD_OUT)))
+    return predicted.probs[..., 1] if estimator.model.target == "class" else predicted.mean
 
 
 def _rows(dataset: Dataset, rows: slice) -> Dataset:
@@ -144,7 +172,7 @@ def _training(name: str, estimator: Estimator, folder: Path) -> str:
     (low_n, high_n), (low_d, high_d) = estimator.info.rows, estimator.info.columns
     machine, result = record["machine"], record["result"]
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 1e6
-    weights = sum(p.numel() for p in estimator.parameters())
+    weights, density = sum(p.numel() for p in estimator.parameters()), estimator.density_part.name
     return f"""## Training
 
     python scripts/train_shipped.py --minutes {record["minutes"]:g} --seed {record["seed"]} {name}
@@ -153,7 +181,7 @@ def _training(name: str, estimator: Estimator, folder: Path) -> str:
   factors; normal, skewed (lognormal), heavy-tailed (sinh), counts and 0/1; values up to 40 sd out; effects
   shrunk by a random factor of 0.03 to 1; x standardised, and y where it is real. Reverse KL does not need
   the generating parameters, so the target is the posterior of the standardised data.
-- Encoder `{estimator.encoder_part.name}`, density `{estimator.density_part.name}` (a Gaussian with full covariance over
+- Encoder `{estimator.encoder_part.name}`, density `{density}` ({_DENSITIES[density]} over
   unconstrained parameters): {weights:,} weights, {size:.1f} MB.
 - {result["step"]:,.0f} steps of up to {record["batch_size"]} datasets in {result["elapsed_seconds"] / 60:.1f} minutes;
   {result["skipped"]:.0f} steps skipped; seed {record["seed"]}.
@@ -161,6 +189,8 @@ def _training(name: str, estimator: Estimator, folder: Path) -> str:
 """
 
 
+_DENSITIES = {"full": "a Gaussian with full covariance",
+              "low_rank": "a Gaussian whose covariance is diagonal plus low rank"}
 _HEAD = f"""## Quality by rows (n) and features (d)
 
 On datasets that were not trained on; *untrained* is the same network before training, which is the search of the
@@ -170,8 +200,9 @@ iterative encoder alone.
 - *bound*: evidence lower bound of trained minus untrained, nats per row, mean over datasets; positive is better.
 - *gap*: median over datasets of log evidence (by importance weighting, {NUM_SAMPLES} draws) minus the bound, nats: an
   estimate, from below, of KL(q || posterior).
-- *coverage*: share of parameters inside their central {LEVEL:.0%} interval, on datasets whose parameters come from the
-  prior itself; there y is not standardised, and at large d lies far outside what was trained on.
+- *coverage*: share of parameters (of networks: of outputs at rows) inside their central {LEVEL:.0%} interval, on
+  datasets whose parameters come from the prior itself; there y is not standardised, and at large d lies far outside
+  what was trained on.
 
 | n | d | datasets | log predictive | untrained | bound | gap | untrained | coverage | untrained |
 |---|---|---|---|---|---|---|---|---|---|

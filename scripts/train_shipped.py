@@ -11,7 +11,6 @@ src/posteria/shipped/<name>/{weights.safetensors,estimator.json,card.md}; a run 
 from __future__ import annotations
 
 import argparse
-import platform
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import torch
 from shipped_card import CARDS, write_card
 
 from posteria import shipped
+from posteria.bench.workspace import machine
 from posteria.models import build_model
 from posteria.randomness import generator_for
 from posteria.tasks import StandardisedTask
@@ -28,7 +28,9 @@ from posteria.types import Dataset
 
 FOLDER = Path(shipped.__file__).parent
 ROWS, COLUMNS = (8, 2000), (1, 100)
-MOST_CELLS = 400_000
+MOST_CELLS = {"linear": 400_000, "neural": 40_000}
+# Density by kind of model: a full covariance of thousands of weights would not pay.
+DENSITIES = {"linear": "full", "neural": "low_rank"}
 
 
 def normal(scale: float) -> dict[str, Any]:
@@ -36,6 +38,7 @@ def normal(scale: float) -> dict[str, Any]:
     return {"family": "normal", "loc": 0.0, "scale": scale}
 
 
+NETWORK_PRIORS = {"hidden_weights": normal(0.3), "hidden_bias": normal(1.0), "output_weights": normal(0.5)}
 # The cards say why these priors.
 MODELS: dict[str, dict[str, Any]] = {
     "linear_regression": {
@@ -47,14 +50,24 @@ MODELS: dict[str, dict[str, Any]] = {
         "name": "linear_classification", "options": {"classes": 2, "temperature": 1.0, "reference": True},
         "priors": {"weights": normal(1.0), "intercept": normal(5.0)},
     },
+    "neural_regression": {
+        "name": "neural_regression", "options": {"hidden": 32, "noise": "inferred"},
+        "priors": {**NETWORK_PRIORS, "noise_scale": {"family": "half_normal", "scale": 1.0}},
+    },
+    "neural_classification": {
+        "name": "neural_classification", "options": {"hidden": 32, "classes": 2, "temperature": 1.0},
+        "priors": NETWORK_PRIORS,
+    },
 }
 
 
 def config_of(name: str, minutes: float, seed: int) -> TrainConfig:
     """The whole recipe of one estimator."""
-    task = {"name": "standardised", "options": {"rows": list(ROWS), "columns": list(COLUMNS), "most_cells": MOST_CELLS}}
-    return TrainConfig.of(model=MODELS[name], encoder="iterative", density="full", objective="reverse_kl", task=task,
-                          batch_size=64, minutes=minutes, seed=seed)
+    kind = name.partition("_")[0]
+    task = {"name": "standardised",
+            "options": {"rows": list(ROWS), "columns": list(COLUMNS), "most_cells": MOST_CELLS[kind]}}
+    return TrainConfig.of(model=MODELS[name], encoder="iterative", density=DENSITIES[kind],
+                          objective="reverse_kl", task=task, batch_size=64, minutes=minutes, seed=seed)
 
 
 def reference_of(name: str) -> Dataset:
@@ -62,18 +75,6 @@ def reference_of(name: str) -> Dataset:
     parts = MODELS[name]
     model = build_model(parts["name"], parts["priors"], **parts["options"])
     return StandardisedTask(model, rows=(64, 64), columns=(5, 5)).draw(2, generator_for(1))[0]
-
-
-def machine() -> dict[str, Any]:
-    """What the training ran on."""
-    names = [line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")]
-    return {"processor": names[0] if names else platform.processor() or platform.machine(),
-            "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version()}
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def train_one(name: str, minutes: float, seed: int, runs: Path) -> None:

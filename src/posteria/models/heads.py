@@ -48,6 +48,11 @@ class Head(ABC):
     def root(self, outputs: Tensor, extra: Extra) -> Tensor:
         """(B, S, N, K, R) with root rootᵀ = Fisher information of the outputs."""
 
+    def averages(self, outputs: Tensor, y: Tensor, extra: Extra) -> tuple[Tensor, Tensor]:
+        """Means over S of the score, (B, 1, N, K), and of the Fisher information, (B, 1, N, K, K)."""
+        root = self.root(outputs, extra)
+        return self.score(outputs, y, extra).mean(1, keepdim=True), (root @ root.mT).mean(1, keepdim=True)
+
     @abstractmethod
     def distribution(self, outputs: Tensor, extra: Extra) -> Distribution:
         """Distribution of y with batch shape (B, S, N)."""
@@ -163,9 +168,8 @@ class CategoricalHead(Head):
         if self.num_classes == 2:
             error = (y - torch.sigmoid(self._contrast(outputs))) / self.temperature
             return error[..., None] if self.reference else torch.stack([-error, error], -1)
-        probabilities = self.logits(outputs).softmax(-1)
-        chosen = functional.one_hot(y.long(), self.num_classes).to(outputs.dtype)
-        return ((chosen - probabilities) / self.temperature)[..., self.num_classes - self.num_outputs:]
+        error = self._chosen(y, outputs) - self.logits(outputs).softmax(-1)
+        return error[..., self.num_classes - self.num_outputs:] / self.temperature
 
     def root(self, outputs: Tensor, extra: Extra) -> Tensor:
         # diag(p) - p pᵀ = S Sᵀ with S = diag(√p) - p √pᵀ.
@@ -176,6 +180,20 @@ class CategoricalHead(Head):
         p = self.logits(outputs).softmax(-1)
         root = torch.diag_embed(p.sqrt()) - p[..., :, None] * p.sqrt()[..., None, :]
         return root[..., self.num_classes - self.num_outputs:, :] / self.temperature
+
+    def averages(self, outputs: Tensor, y: Tensor, extra: Extra) -> tuple[Tensor, Tensor]:
+        if self.num_classes == 2:
+            return super().averages(outputs, y, extra)
+        # Both need only the first two moments of the probabilities, without a root per draw. Draws last: a softmax over
+        # a few classes is fast across a long axis.
+        p = self.logits(outputs).permute(0, 2, 3, 1).contiguous().softmax(2)  # (B, N, K, S)
+        mean, kept = p.mean(-1), self.num_classes - self.num_outputs
+        information = torch.diag_embed(mean) - p @ p.mT / p.shape[-1]
+        error = (self._chosen(y, outputs) - mean[:, None])[..., kept:] / self.temperature
+        return error, information[:, None, :, kept:, kept:] / self.temperature**2
+
+    def _chosen(self, y: Tensor, like: Tensor) -> Tensor:
+        return functional.one_hot(y.long(), self.num_classes).to(like.dtype)
 
     def distribution(self, outputs: Tensor, extra: Extra) -> Distribution:
         return Categorical(logits=self.logits(outputs), validate_args=False)

@@ -133,11 +133,10 @@ class OutputModel(Model):
     def _average(self, points: Tensor, extra: Extra, line: Linearization, dataset: Dataset) -> tuple[Tensor, Tensor]:
         """Score (B, P) and curvature rows (B, M, P) from outputs at the nodes (B, Q, N, K)."""
         y, seen = _target(dataset), dataset.observed[:, None, :, None].to(points.dtype)
-        pulled = (self.head.score(points, y, extra).mean(1, keepdim=True) * seen)
+        pulled, information = self.head.averages(points, y, extra)
         own = self.head.own_score(points, y, dataset.observed, extra).mean(1)
-        score = torch.cat([line.pull_back(pulled)[:, 0], own], -1)
-        root = self.head.root(points, extra)
-        rows = line.jacobian(_root((root @ root.mT).mean(1, keepdim=True)) * seen[..., None])[:, 0]
+        score = torch.cat([line.pull_back(pulled * seen)[:, 0], own], -1)
+        rows = line.jacobian(_root(information) * seen[..., None])[:, 0]
         return score, self._with_own_rows(rows, self._own_curvature(points, dataset, extra).mean(1))
 
     def _extra_at(self, theta: Tensor, spread: Spread, nodes: Tensor, dataset: Dataset) -> Extra:

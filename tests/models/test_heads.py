@@ -1,0 +1,21 @@
+"""Heads: averages over draws, against means of the values per draw."""
+
+import pytest
+import torch
+
+from posteria.models.heads import CategoricalHead, Head, InferredNoiseHead
+from posteria.randomness import generator_for
+
+
+@pytest.mark.parametrize("head", [
+    CategoricalHead(3, temperature=0.5), CategoricalHead(4, temperature=1.0, reference=True),
+    CategoricalHead(2), InferredNoiseHead()], ids=["classes", "reference", "binary", "inferred_noise"])
+def test_averages_are_means_over_draws(head: Head) -> None:
+    generator = generator_for(0)
+    outputs = torch.randn(2, 50, 6, head.num_outputs, generator=generator, dtype=torch.float64)
+    y = torch.randint(max(2, head.num_classes), (2, 1, 6), generator=generator).double()
+    extra = {p.name: torch.full((2, 50), 0.7, dtype=torch.float64) for p in head.parameters}
+    score, information = head.averages(outputs, y, extra)
+    root = head.root(outputs, extra)
+    torch.testing.assert_close(score, head.score(outputs, y, extra).mean(1, keepdim=True))
+    torch.testing.assert_close(information, (root @ root.mT).mean(1, keepdim=True))
