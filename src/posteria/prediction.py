@@ -43,7 +43,7 @@ class Prediction:
     def component_means(self) -> Tensor:
         """(B, S, N, *event) mean of every component; (B, S, N, K) class probabilities for classes."""
         if isinstance(self.distribution, Categorical):
-            return self.distribution.probs
+            return self.distribution.logits.exp()  # normalised already; half the time of another softmax
         if isinstance(self.distribution, Bernoulli):
             return torch.stack([1 - self.distribution.probs, self.distribution.probs], -1)
         return self.distribution.mean

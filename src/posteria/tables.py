@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from pandas.api import types as kinds
 from torch import Tensor
 
 from posteria.columns import TARGETS, ClassTarget, Column, Target, fit_column, listed, numbers_of
@@ -252,10 +251,10 @@ def _chosen(table: pd.DataFrame, target: str | None, columns: Sequence[str] | No
 
 
 def _check_complete(table: pd.DataFrame, names: Sequence[str]) -> None:
-    missing = {name: int(_column(table, name).isna().sum()) for name in names}
-    _refuse("missing", missing, "complete rows: drop or fill the missing values first")
-    numeric = [name for name in names if kinds.is_numeric_dtype(_column(table, name))]
-    infinite = {name: int(np.isinf(_column(table, name).to_numpy(dtype=np.float64)).sum()) for name in numeric}
+    used = table[list(names)]
+    _refuse("missing", used.isna().sum().to_dict(), "complete rows: drop or fill the missing values first")
+    numeric = used.select_dtypes("number")
+    infinite = dict(zip(numeric.columns, np.isinf(numeric.to_numpy(np.float64)).sum(0), strict=True))
     _refuse("infinite", infinite, "finite numbers")
 
 
