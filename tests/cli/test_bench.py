@@ -43,12 +43,11 @@ def test_conclusions_say_what_is_not_decided(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("arguments", "said"), [
     (["table", "25"], "table"),
-    (["table", "3"], "tabular"),
+    (["table", "3", "--setup", "nothing"], "setups"),
     (["table", "5", "--scale", "huge"], "scale"),
     (["table", "5", "--setup", "nothing"], "setups"),
     (["table", "5", "--workers", "0"], "workers"),
     (["table", "24", "--setup", "nothing"], "setups"),
-    (["figure", "2"], "tabular"),
     (["figure", "15"], "figure"),
     (["ablation", "nothing"], "ablation"),
     (["samplers", "--case", "nothing"], "cases"),

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from posteria.bench import misspecified
+from posteria.bench import misspecified, tabular
 from posteria.bench.cells import cells_of_table, chosen_setups
 from posteria.bench.plain_report import plain_frame, write_plain_report
 from posteria.bench.report import Entry, write_report
 from posteria.bench.runner import Cell
 from posteria.bench.scales import Scale
 from posteria.bench.store import ResultStore
-from posteria.errors import InputError, UnsupportedError
+from posteria.bench.tabular_report import write_tabular_report
+from posteria.errors import InputError
 
 MISSPECIFIED = (4, 23, 24)
-_TABULAR = (3,)
+_TABULAR = 3
 # What Tables 23 and 24 hold; Table 4 repeats the Transformer's rows of both.
 _EVALUATED_ON = {4: ("linear", "mlp-tanh", "gp"), 23: ("linear", "mlp-tanh"), 24: ("gp",)}
 
@@ -25,11 +26,10 @@ def table_cells(number: int, scale: Scale, seeds: int | None, setups: Sequence[s
     """The cells of a table.
 
     Raises:
-        UnsupportedError: Table 3, on real tables.
         InputError: a number, setup or method that does not exist.
     """
-    if number in _TABULAR:
-        raise UnsupportedError(f"Table {number} is on real tables: they come with the tabular bench of a later version")
+    if number == _TABULAR:
+        return tabular.tabular_cells(scale, seeds, setups, methods)
     if number not in MISSPECIFIED:
         return cells_of_table(number, scale, seeds, setups, methods)
     cells = [cell for cell in misspecified.misspecified_cells(scale, seeds, methods=methods)
@@ -43,6 +43,8 @@ def table_cells(number: int, scale: Scale, seeds: int | None, setups: Sequence[s
 
 def table_report(number: int, scale: Scale, setups: Sequence[str], store: ResultStore, folder: Path) -> list[Path]:
     """Write the report of a table from what the store has; returns the paths."""
+    if number == _TABULAR:
+        return write_tabular_report(scale, setups, store, folder)
     if number not in MISSPECIFIED:
         return write_report(number, chosen_setups(number, setups), scale.name, store, folder)
     cells = table_cells(number, scale, None, setups, ())
