@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,11 +19,13 @@ from posteria.training import build as make_parts
 from tests.doubles import gaussian_for
 
 NETWORK = {"name": "neural_regression", "options": {"hidden": 4, "activation": "tanh"}}
+REAL = {"folder": str(Path(__file__).parent / "tables"), "target": "y"}
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("simulated", {}),
     ("standardised", {}),
     ("gaussian_process", {"lengthscale": (0.5, 2.0)}),
     ("other_model", {"source": NETWORK}),
+    ("real_tables", REAL),
     ("mixture_of_tasks", {"tasks": ["simulated", {"name": "other_model", "options": {"source": NETWORK}}]}),
     ("mixture_of_tasks", {"tasks": ["simulated", {"name": "simulated", "options": {"rows": (3, 4)}}]}),
 ]

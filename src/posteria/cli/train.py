@@ -29,6 +29,9 @@ def train(
     encoder: Annotated[str | None, typer.Option(help="iterative (default), transformer, deepsets or gru.")] = None,
     density: Annotated[str | None, typer.Option(
         help="gaussian, full, low_rank, flow or spline_flow; the default suits the model.")] = None,
+    task: Annotated[str | None, typer.Option(
+        help="Where datasets come from: simulated (default), standardised, real_tables, gaussian_process, other_model "
+             "or mixture_of_tasks.")] = None,
     minutes: Annotated[float | None, typer.Option(
         help=f"Budget in minutes of training. Default {_DEFAULT_MINUTES:g}.")] = None,
     steps: Annotated[int | None, typer.Option(help="Budget in steps, instead of minutes.")] = None,
@@ -39,7 +42,7 @@ def train(
                                   "encoder.layers=4 or training.batch_size=64. May be repeated.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, if there is one.")] = False,
 ) -> None:
-    """Train an estimator on datasets simulated from a model.
+    """Train an estimator on datasets simulated from a model, or on datasets of your own.
 
     \b
     [bold]Two features, five minutes[/bold]
@@ -64,6 +67,12 @@ def train(
         --steps 20000 --out run
     posteria train --model-file my_model.py:build --features 5 --out run
 
+    \b
+    [bold]On parts of the tables in a folder (CSV or Parquet), target "y"[/bold]
+    posteria train --model linear_regression --option noise=inferred \\
+        --max-features 20 --task real_tables --option task.folder=tables \\
+        --option task.target=y --out run
+
     Ctrl-C stops and keeps what was learnt: the same command with --resume goes on.
 
     Exit codes: 0 trained, 1 failed, 2 bad input, 130 stopped.
@@ -82,7 +91,7 @@ def train(
         options["task"] |= _sizes(built, features, max_features, rows)
         if minutes is None and steps is None:
             minutes = _DEFAULT_MINUTES
-        parts = _parts({"encoder": encoder, "density": density, "objective": objective, "task": None}, options)
+        parts = _parts({"encoder": encoder, "density": density, "objective": objective, "task": task}, options)
         named = {"model": {"name": model, "options": options["model"]}} if model else {}
         config = TrainConfig.of(**named, **parts, preset=preset, minutes=minutes, steps=steps, seed=seed,
                                 **options["training"])

@@ -6,6 +6,7 @@ from posteria.tasks.base import Task
 from posteria.tasks.gaussian_process import GaussianProcessTask
 from posteria.tasks.mixture_of_tasks import COMPONENTS, MixtureOfTasks
 from posteria.tasks.other_model import OtherModelTask
+from posteria.tasks.real_tables import RealTablesTask
 from posteria.tasks.simulated import SimulatedTask
 from posteria.tasks.standardised import StandardisedTask
 
@@ -16,6 +17,7 @@ __all__ = [
     "GaussianProcessTask",
     "MixtureOfTasks",
     "OtherModelTask",
+    "RealTablesTask",
     "SimulatedTask",
     "StandardisedTask",
     "Task",

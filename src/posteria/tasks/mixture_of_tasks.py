@@ -17,13 +17,14 @@ from posteria.errors import InputError
 from posteria.models.base import Model
 from posteria.tasks.gaussian_process import GaussianProcessTask
 from posteria.tasks.other_model import OtherModelTask
+from posteria.tasks.real_tables import RealTablesTask
 from posteria.tasks.simulated import SimulatedTask, VaryFeatures, choose, host_generator
 from posteria.tasks.standardised import StandardisedTask
 from posteria.types import Dataset
 
 COMPONENTS: dict[str, type[SimulatedTask]] = {
     "simulated": SimulatedTask, "standardised": StandardisedTask, "gaussian_process": GaussianProcessTask,
-    "other_model": OtherModelTask,
+    "other_model": OtherModelTask, "real_tables": RealTablesTask,
 }
 # Where the device has a generator of its own, sizes and choice must not come from the same numbers.
 _SALT = 0x2545F491
