@@ -23,12 +23,14 @@ from posteria.bench.workspace import machine
 from posteria.models import build_model
 from posteria.randomness import generator_for
 from posteria.tasks import StandardisedTask
-from posteria.training import TrainConfig, train
+from posteria.training import TrainConfig, build, train
 from posteria.types import Dataset
 
 FOLDER = Path(shipped.__file__).parent
 ROWS, COLUMNS = (8, 2000), (1, 100)
 MOST_CELLS = {"linear": 400_000, "neural": 40_000}
+# Training datasets that are remembered, to tell others apart from them.
+FAMILIAR_DATASETS = {"linear": 1024, "neural": 256}
 # Density by kind of model: a full covariance of thousands of weights would not pay.
 DENSITIES = {"linear": "full", "neural": "low_rank"}
 
@@ -83,6 +85,7 @@ def train_one(name: str, minutes: float, seed: int, runs: Path) -> None:
                    callbacks=[lambda row: print({k: round(v, 4) for k, v in row.items()}, flush=True)])
     estimator = result.estimator
     estimator.info = replace(estimator.info, training={**estimator.info.training, "machine": machine()})
+    estimator.familiarise(build(config_of(name, minutes, seed))[1], FAMILIAR_DATASETS[name.partition("_")[0]])
     estimator.save(FOLDER / name, reference_of(name))
     print(f"{name}: wrote {FOLDER / name}", flush=True)
     write_card(name, FOLDER / name)

@@ -31,7 +31,8 @@ REGISTRIES = {
         "neural_regression", "neural_classification", "poisson_regression",
     },
     "objectives.OBJECTIVES": {"forward_kl", "reverse_kl"},
-    "tasks.TASKS": {"simulated", "standardised", "gaussian_process", "other_model", "mixture_of_tasks"},
+    "tasks.TASKS": {"simulated", "standardised", "gaussian_process", "other_model", "mixture_of_tasks",
+                    "real_tables"},
     "baselines.BASELINES": {
         "prior", "optimization", "laplace", "mala", "hmc", "chees", "paper_langevin", "paper_hmc",
     },

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +9,7 @@ import torch
 from torch import Tensor
 
 from posteria.models.parameters import FEATURES
+from posteria.refinement.weights import load_arviz
 
 if TYPE_CHECKING:
     from arviz import InferenceData
@@ -30,15 +29,9 @@ def inference_data(posterior: Posterior, num_samples: int, seed: Seed, predictiv
             target = target[..., posterior.dataset.features.any(0)]
         groups["posterior_predictive"] = {"x" if posterior.dataset.y is None else "y": _chain(target, many)}
     dims, coords = _axes(posterior, many)
-    return _arviz().from_dict(**groups, dims=dims, coords=coords)
-
-
-def _arviz() -> ModuleType:
-    # ArviZ 0.23 announces its own rewrite at import; nothing a user of this library can act on.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        import arviz
-    return arviz
+    label = posterior.label
+    attributes = None if label is None else {"status": list(label.status), "reason": list(label.reason)}
+    return load_arviz().from_dict(**groups, dims=dims, coords=coords, attrs=attributes)
 
 
 def _chain(value: Tensor, many: bool) -> np.ndarray:

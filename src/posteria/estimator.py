@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import safetensors.torch
 import torch
@@ -29,14 +29,15 @@ from posteria.encoders.base import Encoder, EncoderSpec
 from posteria.errors import CheckpointError, DataError, InputError
 from posteria.models import Model, build_model, model_to_json
 from posteria.models.log_joint import ModelLogJoint
-from posteria.posterior import Posterior
+from posteria.posterior import Encoding, Posterior
 from posteria.randomness import generator_for
-from posteria.types import ContextSpec, Dataset, ThetaDistribution
+from posteria.trust.familiarity import Familiarity, learn_familiarity
+from posteria.types import Context, ContextSpec, Dataset, ThetaDistribution
 
 FORMAT = "posteria-estimator"
 FORMAT_VERSION = 1
 WEIGHTS, DESCRIPTION = "weights.safetensors", "estimator.json"
-_REFERENCE = "reference."
+_REFERENCE, _FAMILIARITY = "reference.", "familiarity."
 _KEYS = ("format_version", "model", "encoder", "density", "info", "signature", "sha256")
 # Reference log densities may move by this much between machines (float32 sums in another order).
 _TOLERANCE = 1e-2
@@ -71,6 +72,15 @@ class EstimatorInfo:
     training: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Drawing(Protocol):
+    """The part of a task that :meth:`Estimator.familiarise` needs; see :class:`posteria.tasks.Task`."""
+
+    def draw(self, num_datasets: int, generator: torch.Generator, device: torch.device | str = "cpu") -> (
+            tuple[Dataset, Tensor | None]):
+        """Datasets, and parameters that are not read."""
+        ...
+
+
 class Estimator(nn.Module):
     """Maps datasets to posteriors of one model.
 
@@ -90,6 +100,8 @@ class Estimator(nn.Module):
         self.model = model
         self.info = info or EstimatorInfo(columns=(1, 100))
         self.encoder_part, self.density_part = Part.of(encoder), Part.of(density)
+        # What training datasets look like; None where nobody has looked (see familiarise).
+        self.familiarity: Familiarity | None = None
         # Encoders may run in lower precision (training sets this); likelihoods never do.
         self.encoder_dtype: torch.dtype | None = None
         most = self.info.columns[1]
@@ -125,12 +137,15 @@ class Estimator(nn.Module):
 
     def distribution(self, dataset: Dataset) -> ThetaDistribution:
         """q(theta | D) for datasets as :meth:`prepare` returns them, differentiable in the weights."""
+        return self.density(self.context(dataset))
+
+    def context(self, dataset: Dataset) -> Context:
+        """What the encoder makes of datasets as :meth:`prepare` returns them."""
         log_joint = ModelLogJoint(self.model, dataset)
         autocast = nullcontext() if self.encoder_dtype is None else torch.autocast(
             dataset.device.type, self.encoder_dtype)
         with autocast:
-            context = self.encoder(dataset, log_joint)
-        return self.density(context)
+            return self.encoder(dataset, log_joint)
 
     def forward(self, dataset: Dataset) -> ThetaDistribution:
         return self.distribution(dataset)
@@ -146,9 +161,32 @@ class Estimator(nn.Module):
         self.eval()
         try:
             prepared = self.prepare(dataset.to(self.device))
-            return Posterior(self.model, prepared, self.distribution(prepared), self.info)
+            context = self.context(prepared)
+            return Posterior(self.model, prepared, self.density(context), self.info,
+                             encoding=Encoding(context.summary, self.familiarity))
         finally:
             self.train(was_training)
+
+    def familiarise(self, task: Drawing, num_datasets: int = 1024, seed: int = 0) -> None:
+        """Remember what training datasets look like, so that :meth:`Posterior.diagnose` can say what is unlike them.
+
+        Saved with the estimator. Training does this at its end; for an estimator saved without, load, call this with
+        its task, and save again.
+
+        Args:
+            task: draws training datasets.
+            num_datasets: how many, 64 or more.
+            seed: of the datasets.
+        """
+        def draw(number: int, generator: torch.Generator) -> Dataset:
+            return self.prepare(task.draw(number, generator, self.device)[0])
+
+        def summaries(dataset: Dataset) -> Tensor:
+            encoding = self.posterior(dataset).encoding
+            assert encoding is not None  # an estimator's posterior has one
+            return encoding.summary
+
+        self.familiarity = learn_familiarity(draw, summaries, num_datasets, seed, self.device)
 
     @property
     def device(self) -> torch.device:
@@ -174,7 +212,9 @@ class Estimator(nn.Module):
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-        data = safetensors.torch.save(weights | self._reference(reference))
+        familiarity = {} if self.familiarity is None else self.familiarity.tensors()
+        data = safetensors.torch.save(
+            weights | self._reference(reference) | {_FAMILIARITY + k: v for k, v in familiarity.items()})
         description = self.describe() | {"sha256": hashlib.sha256(data).hexdigest()}
         write_together({folder / WEIGHTS: data, folder / DESCRIPTION: json.dumps(description, indent=1).encode()})
 
@@ -199,6 +239,8 @@ class Estimator(nn.Module):
         estimator = cls(model, Part.of(description["encoder"]), Part.of(description["density"]),
                         EstimatorInfo(tuple(info["columns"]), tuple(info["rows"]), info["training"]))
         reference = {k: tensors.pop(k) for k in list(tensors) if k.startswith(_REFERENCE)}
+        estimator.familiarity = Familiarity.from_tensors(
+            {k.removeprefix(_FAMILIARITY): tensors.pop(k) for k in list(tensors) if k.startswith(_FAMILIARITY)})
         try:
             estimator.load_state_dict(tensors)
         except RuntimeError as error:

@@ -12,11 +12,12 @@ import pandas as pd
 from torch import Tensor
 
 from posteria.estimator import Estimator
-from posteria.posterior import Posterior, Seed
+from posteria.posterior import Posterior
 from posteria.report import Report, posterior_report
 from posteria.tables import TableCodec, in_units
+from posteria.trust import Refined
 
-UNITS = "units."
+UNITS, STATUS = "units.", "status"
 FILES = ("summary.csv", "draws.parquet", "report.html")
 
 
@@ -31,6 +32,7 @@ class TableInference:
         units: the same in the units of the table, or None where the model has no such parameters.
         notes: sentences a person should read.
         estimator: what was used.
+        refined: the answer's label: how far it can be trusted, why, and what it cost; None where nobody asked.
     """
 
     posterior: Posterior
@@ -39,6 +41,7 @@ class TableInference:
     units: Mapping[str, Tensor] | None
     notes: tuple[str, ...]
     estimator: Estimator
+    refined: Refined | None = None
 
     @cached_property
     def summary(self) -> pd.DataFrame:
@@ -64,7 +67,9 @@ class TableInference:
         """Write summary.csv, draws.parquet and report.html into a folder that exists; returns their paths."""
         summary, draws, report = (Path(folder) / name for name in FILES)
         units = self.units_summary
-        (self.summary if units is None else self.summary.join(units.add_prefix(UNITS))).to_csv(summary)
+        both = self.summary if units is None else self.summary.join(units.drop(columns=STATUS, errors="ignore")
+                                                                    .add_prefix(UNITS))
+        both.to_csv(summary)
         self.to_frame().to_parquet(draws)
         self.report(title, facts).save(report)
         return [summary, draws, report]
@@ -78,11 +83,14 @@ class TableInference:
             facts.append(("target", self.codec.target.name))
         if self.codec.label_names:
             facts.append(("classes", ", ".join(self.codec.label_names)))
+        if self.refined is not None:
+            facts.append(("trust", f"{self.refined.status[0]}: {self.refined.reason[0]}"))
         return [*facts, ("posterior draws", f"{next(iter(self.draws.values())).shape[1]:,}")]
 
 
 def infer_table(estimator: Estimator, table: pd.DataFrame, target: str | None = None,
-                columns: Sequence[str] | None = None, num_samples: int = 1000, seed: Seed = 0) -> TableInference:
+                columns: Sequence[str] | None = None, num_samples: int = 1000, seed: int = 0,
+                trust: bool = True) -> TableInference:
     """The posterior of a table's parameters.
 
     Args:
@@ -92,6 +100,8 @@ def infer_table(estimator: Estimator, table: pd.DataFrame, target: str | None = 
         columns: the columns to use as features; default all but the target.
         num_samples: posterior draws.
         seed: of the draws.
+        trust: check the answer against the model's own likelihood, and mend it where that is needed
+            (:meth:`posteria.Posterior.refine`); False gives the estimator's posterior as it is.
 
     Raises:
         DataError: a table that cannot be used; more features or classes than the estimator knows.
@@ -107,6 +117,15 @@ def infer_table(estimator: Estimator, table: pd.DataFrame, target: str | None = 
         warnings.simplefilter("always", UserWarning)
         codec = TableCodec.for_model(model, table, target, columns, most)
     posterior = codec.name(estimator.posterior(codec.dataset(table)))
+    refined = posterior.refine(seed=seed) if trust else None
+    posterior = posterior if refined is None else refined.posterior
     draws = posterior.sample(num_samples, seed)
-    notes = (*(str(warning.message) for warning in caught), *posterior.notes)
-    return TableInference(posterior, codec, draws, in_units(model, draws, codec.scaling), notes, estimator)
+    notes = (*(str(warning.message) for warning in caught), *posterior.notes,
+             *(() if refined is None else _warnings(refined)))
+    return TableInference(posterior, codec, draws, in_units(model, draws, codec.scaling), notes, estimator, refined)
+
+
+def _warnings(refined: Refined) -> tuple[str, ...]:
+    """What is out of the ordinary; what was merely not looked at stands in the report's facts."""
+    failed = ("trust: this posterior failed its checks and should not be used",) if refined.failed.any() else ()
+    return failed + refined.diagnosis.surprises

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +22,9 @@ from posteria.types import Dataset, ThetaDistribution
 if TYPE_CHECKING:
     from arviz import InferenceData
 
+    from posteria.refinement import Accuracy
+    from posteria.trust import Diagnosis, Familiarity, Refined
+
 Seed = int | torch.Generator | None
 _LARGEST_SEED = 2**62
 _MOMENT_DRAWS, _MOMENT_CHUNK = 4000, 500
@@ -36,6 +40,27 @@ class TrainedOn(Protocol):
     def columns(self) -> tuple[int, int]: ...
 
 
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """What an estimator's encoder made of B datasets.
+
+    Attributes:
+        summary: (B, E).
+        familiarity: what training datasets look like, or None where the estimator does not know.
+    """
+
+    summary: Tensor
+    familiarity: Familiarity | None = None
+
+
+@dataclass(frozen=True)
+class Label:
+    """How far each of B answers can be trusted: its status on the trust ladder, and why."""
+
+    status: tuple[str, ...]
+    reason: tuple[str, ...]
+
+
 class Posterior:
     """The posterior over a model's parameters, given B datasets.
 
@@ -45,6 +70,8 @@ class Posterior:
         distribution: over flat unconstrained theta, one per dataset.
         info: what the estimator was trained on, for :attr:`notes`; optional.
         coords: labels along the named axes of parameters; see :meth:`with_coords`.
+        encoding: what the encoder made of the datasets, for :meth:`diagnose`; optional.
+        label: where the trust ladder ended, see :meth:`refine`; optional.
 
     Indexing gives the posterior of some of the datasets. Features that no dataset has are dropped from
     named values; where datasets of one batch have different features, named arrays keep the features that
@@ -58,8 +85,10 @@ class Posterior:
     """
 
     def __init__(self, model: Model, dataset: Dataset, distribution: ThetaDistribution,
-                 info: TrainedOn | None = None, coords: Coords | None = None):
+                 info: TrainedOn | None = None, coords: Coords | None = None, encoding: Encoding | None = None,
+                 label: Label | None = None):
         self.model, self.dataset, self.distribution, self.info = model, dataset, distribution, info
+        self.encoding, self.label = encoding, label
         self.layout = model.layout_of(dataset)
         self.active = distribution.active
         if tuple(self.active.shape) != (len(dataset), self.layout.size):
@@ -80,7 +109,10 @@ class Posterior:
         coords = {axis: [label for label, keep in zip(labels, kept, strict=True) if keep] if axis == FEATURES
                   else labels for axis, labels in self.labels.coords.items()}
         picked = Picked(self.distribution, chosen)
-        return Posterior(self.model, self.dataset[chosen], picked, self.info, coords)
+        encoding = None if self.encoding is None else Encoding(self.encoding.summary[chosen], self.encoding.familiarity)
+        label = None if self.label is None else Label(*(tuple(part[i] for i in chosen.tolist()) for part in (
+            self.label.status, self.label.reason)))
+        return Posterior(self.model, self.dataset[chosen], picked, self.info, coords, encoding, label)
 
     def __iter__(self) -> Iterator[Posterior]:
         return (self[i] for i in range(len(self)))
@@ -96,7 +128,22 @@ class Posterior:
             if len(labels) != length:
                 raise InputError.of(axis, f"{len(labels)} labels", f"{length} labels")
         merged = {**self.labels.coords, **{axis: [str(v) for v in labels] for axis, labels in coords.items()}}
-        return Posterior(self.model, self.dataset, self.distribution, self.info, merged)
+        return Posterior(self.model, self.dataset, self.distribution, self.info, merged, self.encoding, self.label)
+
+    def with_distribution(self, distribution: ThetaDistribution) -> Posterior:
+        """Another distribution over the same parameters, with the same names; without a label."""
+        return Posterior(self.model, self.dataset, distribution, self.info, self.labels.coords, self.encoding)
+
+    def with_label(self, status: Sequence[str], reason: Sequence[str]) -> Posterior:
+        """The same posterior with a status and a reason per dataset, which tables and ArviZ then show.
+
+        Raises:
+            InputError: not one of each per dataset.
+        """
+        if len(status) != len(self) or len(reason) != len(self):
+            raise InputError.of("status", f"{len(status)} and {len(reason)} reasons", f"{len(self)} of each")
+        return Posterior(self.model, self.dataset, self.distribution, self.info, self.labels.coords, self.encoding,
+                         Label(tuple(status), tuple(reason)))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -107,6 +154,46 @@ class Posterior:
         few, many = (bound - extra for bound in self.info.columns)
         rows = _outside("n", "rows", self.dataset.observed.sum(-1), *self.info.rows)
         return rows + _outside("features", "features", columns - extra, few, many)
+
+    # -- trust --------------------------------------------------------------------------------
+    def diagnose(self, num_samples: int = 1000, seed: int = 0) -> Diagnosis:
+        """What is known of how good the posterior is: importance weights, distance from training, predictive checks.
+
+        Args:
+            num_samples: draws per dataset, 100 or more.
+            seed: of the draws.
+
+        Examples:
+            >>> diagnosis = posterior.diagnose()                         # doctest: +SKIP
+            >>> diagnosis.pareto_k, diagnosis.log_evidence, diagnosis.to_frame()     # doctest: +SKIP
+        """
+        from posteria.trust import diagnose
+
+        return diagnose(self, num_samples, seed)
+
+    def refine(self, method: str = "auto", target: Accuracy | None = None, num_samples: int = 1000,
+               num_draws: int = 2000, seed: int = 0) -> Refined:
+        """The cheapest answer for each dataset that can be trusted, with a label that says which and why.
+
+        Args:
+            method: "auto" climbs from q to its weighted draws, to a proposal of the dataset's own, to many short
+                chains; "reweight", "laplace" and "mcmc" use those rungs alone; "map" gives modes, points only.
+            target: largest error of posterior means and sds, default 0.1 sd and 10%.
+            num_samples: draws of q that are weighed, 100 or more.
+            num_draws: draws of an answer that is not q's own.
+            seed: of all randomness.
+
+        Raises:
+            InputError: an unknown method or numbers that are too small.
+            UnsupportedError: a simulator with a method other than "auto".
+
+        Examples:
+            >>> refined = posterior.refine()                             # doctest: +SKIP
+            >>> refined.status, refined.posterior.summary()              # doctest: +SKIP
+        """
+        from posteria.trust import refine
+
+        return refine(self, method, target, num_samples, num_draws, seed)
 
     # -- draws and densities ------------------------------------------------------------------
     def sample_theta(self, num_samples: int = 1000, seed: Seed = None) -> Tensor:
@@ -193,19 +280,23 @@ class Posterior:
         """Mean, sd and quantiles of every named scalar; inactive ones are dropped.
 
         Returns:
-            Row index ``parameter``, or (``dataset``, ``parameter``) for several datasets.
+            Row index ``parameter``, or (``dataset``, ``parameter``) for several datasets. After :meth:`refine` there
+            is a column ``status``.
         """
         if not quantiles or not all(0 <= q <= 1 for q in quantiles):
             raise InputError.of("quantiles", repr(tuple(quantiles)), "numbers from 0 to 1")
         frames = self.labels.frames(self.sample(num_samples, seed) if draws is None else draws)
         tables = [summarise(frame, quantiles) for frame in frames]
+        if self.label is not None:
+            tables = [table.assign(status=status) for table, status in zip(tables, self.label.status, strict=True)]
         return tables[0] if len(tables) == 1 else pd.concat(tables, keys=range(len(tables)), names=["dataset"])
 
     def to_arviz(self, num_samples: int = 1000, seed: Seed = 0, predictive: bool = False) -> InferenceData:
         """ArviZ ``InferenceData``: groups ``posterior``, ``observed_data``, ``constant_data`` (x).
 
         Dimensions are named after the axes of the parameters; several datasets add a dimension
-        ``dataset``, with NaN where a dataset lacks a feature or a row.
+        ``dataset``, with NaN where a dataset lacks a feature or a row. After :meth:`refine` the attributes of the
+        whole say ``status`` and ``reason`` per dataset.
 
         Args:
             num_samples: draws, in one chain.

@@ -94,7 +94,7 @@ _READING = {
 
 
 def _cells(table: pd.DataFrame) -> dict[str, object]:
-    rows = [[str(name), *(f"{value:.4g}" for value in row)]
+    rows = [[str(name), *(value if isinstance(value, str) else f"{value:.4g}" for value in row)]
             for name, row in zip(table.index[:_MOST_ROWS], table.to_numpy()[:_MOST_ROWS], strict=True)]
     more = f"The first {_MOST_ROWS} of {len(table)} parameters." if len(table) > _MOST_ROWS else ""
     return {"head": ["parameter", *map(str, table.columns)], "rows": rows, "more": more}

@@ -24,10 +24,10 @@ from torch.distributions import (
 
 from posteria.ascent import Guess
 from posteria.curvature import DenseCurvature
-from posteria.encoders.search import widen
 from posteria.models import Model, ModelLogJoint, Parameter, build_model
 from posteria.randomness import generator_for
 from posteria.types import Dataset
+from posteria.widening import widen
 from tests.problems import CONJUGATE, climbed, logistic, simulated
 
 DENSE, WIDENINGS = 256, 8

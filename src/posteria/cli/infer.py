@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from posteria.cli.console import explained_errors, note, show, written
+from posteria.cli.console import ExitCode, explained_errors, note, out, show, written
+
+
+class Trust(StrEnum):
+    """What to do about an answer that may be wrong."""
+
+    AUTO = "auto"
+    OFF = "off"
+    STRICT = "strict"
 
 
 def infer(
@@ -21,6 +30,9 @@ def infer(
         metavar="A,B,...", help="Columns to use as features. Default: all but the target.")] = None,
     num_samples: Annotated[int, typer.Option(min=1, help="Posterior draws.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    trust: Annotated[Trust, typer.Option(
+        help="auto: check the answer against the model's likelihood and mend it where needed; strict: exit with 3 when "
+             "that fails; off: neither.")] = Trust.AUTO,
     model_file: Annotated[str | None, typer.Option(
         help="path.py:function of the model, for an estimator trained with --model-file.")] = None,
     option: Annotated[list[str] | None, typer.Option(
@@ -40,23 +52,30 @@ def infer(
     target become classes. Rows with missing values are refused. Parameters are reported as the model has them and,
     for the linear models, in the units of the table too (units.*).
 
-    Exit codes: 0 done, 1 failed, 2 bad input (a missing column, too many features, ...).
+    The column [bold]status[/bold] says how far the answer was checked: amortized (the network's own), reweighted,
+    refined, mcmc, or failed.
+
+    Exit codes: 0 done, 1 failed, 2 bad input (a missing column, too many features, ...), 3 not to be trusted (strict).
     """
     with explained_errors():
         from posteria.cli.sources import load_estimator, output_folder
-        from posteria.inference import infer_table
+        from posteria.inference import STATUS, infer_table
         from posteria.tables import read_table
 
         table = read_table(data)
         loaded = load_estimator(estimator, model_file, option or [])
         chosen = None if columns is None else [name.strip() for name in columns.split(",")]
-        result = infer_table(loaded, table, target, chosen, num_samples, seed)
+        result = infer_table(loaded, table, target, chosen, num_samples, seed, trust is not Trust.OFF)
         for sentence in result.notes:
             note(sentence)
         facts = [("data", str(data)), ("estimator", estimator)]
         paths = result.save(output_folder(folder), f"Posterior of {data.name}", facts)
-        if result.units_summary is None:
-            show(result.summary, "Posterior")
-        else:
-            show(result.units_summary, "Posterior, in the units of the table")
+        units = result.units_summary
+        shown, title = (result.summary, "Posterior") if units is None else (
+            units, "Posterior, in the units of the table")
+        show(shown.drop(columns=STATUS, errors="ignore"), title)
+        if result.refined is not None:
+            out().print(f"trust: {result.refined.status[0]} ({result.refined.reason[0]})", markup=False)
         written(paths)
+        if trust is Trust.STRICT and result.refined is not None and bool(result.refined.failed.any()):
+            raise typer.Exit(int(ExitCode.UNTRUSTED))

@@ -2,7 +2,7 @@
 
 Iterative amortized inference (Marino et al. 2018) and recurrent inference machines (Putzky & Welling 2017),
 here over sets, with one token per parameter and messages between parameters. A deterministic search
-(:mod:`posteria.encoders.search`) climbs to a mode and then widens into a Gaussian guess by looking at candidates drawn
+(:mod:`posteria.widening`) climbs to a mode and then widens into a Gaussian guess by looking at candidates drawn
 from it. The network watches: after the climb and after every widening each token reads its parameter's
 value, averaged gradient, curvature and how both vary over the candidates, tokens exchange messages, and in the end
 they propose the last move. What is left for the network to learn is what the search cannot know: skewness, the
@@ -23,9 +23,9 @@ from torch.nn import functional
 
 from posteria.ascent import Guess, climb
 from posteria.encoders.base import Encoder, EncoderSpec, sizes_of
-from posteria.encoders.search import widen
 from posteria.errors import InputError
 from posteria.types import Context, Dataset, LogJoint
+from posteria.widening import widen
 
 _START_SEED = 2502
 _TOKEN_FEATURES = 9

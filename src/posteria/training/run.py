@@ -35,6 +35,8 @@ _SECONDS_BETWEEN_BAR_UPDATES = 0.5
 # Fields of the recipe in which a resumed run may differ: they do not touch its result.
 _MAY_CHANGE = frozenset({"checkpoint_every_seconds", "tensorboard"})
 # Sets the global random state (dropout) apart from the step's own generator.
+# Training datasets that an estimator remembers, to tell others apart from them: the price of a few steps.
+_FAMILIAR_DATASETS = 128
 _GLOBAL_SALT = 0x5DEECE66D
 
 
@@ -242,6 +244,7 @@ class Run:
         self.estimator.eval().encoder_dtype = None
         result = {name: value for name, value in self.history[-1].items() if math.isfinite(value)}
         self.estimator.info = replace(self.estimator.info, training={**self.record, "result": result})
+        self.estimator.familiarise(self.task, _FAMILIAR_DATASETS, self.recipe.seed)
         if self.folder is not None:
             with explained_disk_errors(self.folder):
                 self.estimator.save(self.folder)

@@ -79,7 +79,8 @@ def _mixed(old: Curvature, new: Curvature, weight: float) -> Curvature:
 
 def _offsets(log_joint: LogJoint, guess: Guess, factor: Tensor | None, depth: int, candidates: int) -> Tensor:
     """(B, C, P) antithetic draws from the guess, around zero."""
-    noise = torch.where(log_joint.active[:, None], log_joint.fixed_noise(candidates // 2, depth), 0.0)
+    noise = log_joint.fixed_noise(candidates // 2, depth).to(guess.z)
+    noise = torch.where(log_joint.active[:, None], noise, 0.0)
     if factor is None:
         offsets = noise * guess.spread[:, None]
     else:

@@ -1,0 +1,146 @@
+"""Many short chains, and whether they agree: nested R-hat (Margossian et al. 2024, arXiv 2110.13017).
+
+Chains come in superchains that start at one point each. Half of the starting points are draws of q, half are draws of
+the prior, which is wider than the posterior: a mode that q never visits catches some of them, and the superchains then
+disagree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from posteria.baselines import hmc
+from posteria.metrics.convergence import ess_bulk
+from posteria.refinement.accuracy import Accuracy
+from posteria.refinement.problem import Counted, Problem
+
+MAX_R_HAT = 1.01
+_MOST_WARMUP = 4
+_SUPERCHAINS, _CHAINS = 8, 8
+_WARMUP, _NUM_SAMPLES, _ROUNDS = 60, 40, 4
+
+
+def nested_r_hat(draws: Tensor) -> Tensor:
+    """(B, Q) sqrt(1 + B / W), their equation 9: B is the variance of the superchains' means, W the mean over
+    superchains of the variance between their chains' means plus the variance within chains.
+
+    Args:
+        draws: (B, K, M, S, Q): K superchains of M chains of S draws.
+
+    Returns:
+        NaN where draws are not finite; infinity where superchains sit still at different values.
+
+    Examples:
+        >>> draws = torch.randn(1, 8, 8, 50, 2, generator=torch.Generator().manual_seed(0))
+        >>> bool((nested_r_hat(draws) < 1.01).all())
+        True
+    """
+    means = draws.mean(3)
+    nothing = torch.zeros_like(means[:, :, 0])
+    within = draws.var(3).mean(2) if draws.shape[3] > 1 else nothing
+    between = means.var(2) if draws.shape[2] > 1 else nothing
+    return (1.0 + means.mean(2).var(1) / (between + within).mean(1)).sqrt()
+
+
+@dataclass(frozen=True)
+class ChainRun:
+    """What the chains of B datasets drew.
+
+    Attributes:
+        z: (B, C S, P) draws of all chains.
+        r_hat: (B,) largest nested R-hat of the quantities and of the log joint.
+        ess: (B,) smallest effective sample size of the quantities and their squares.
+        converged: (B,) bool: R-hat below 1.01, and enough draws for the target.
+        evaluations: (B,) long, gradients per dataset.
+    """
+
+    z: Tensor
+    r_hat: Tensor
+    ess: Tensor
+    converged: Tensor
+    evaluations: Tensor
+
+    def put(self, index: Tensor, other: ChainRun) -> None:
+        """Take over the draws of some datasets; evaluations add up."""
+        for name in ("z", "r_hat", "ess", "converged"):
+            getattr(self, name)[index] = getattr(other, name)
+        self.evaluations[index] += other.evaluations
+
+
+def overdispersed(problem: Problem, draws: Tensor) -> Tensor:
+    """(B, 8, P) a starting point per superchain: half of q's draws (B, S, P), half draws of the prior.
+
+    The latter come in antithetic pairs, so that no side of any parameter's prior is without a chain.
+    """
+    half = _SUPERCHAINS // 2
+    noise = problem.joint.fixed_noise(half // 2, _SUPERCHAINS).double()
+    prior = torch.cat([noise, -noise]).expand(len(draws), -1, -1)
+    return torch.where(problem.active[:, None], torch.cat([draws[:, :half].double(), prior], 1), 0.0)
+
+
+def run_chains(problem: Problem, starts: Tensor, target: Accuracy, generator: torch.Generator) -> ChainRun:
+    """Chains of HMC until superchains agree, in rounds; each goes on with the datasets that have not converged.
+
+    Step size and metric are adapted per dataset as in :mod:`posteria.baselines.hmc`: from the curvature at the mode
+    uphill of the best chain, then from the covariance of all chains.
+
+    Args:
+        problem: B posteriors.
+        starts: (B, K, P) a point per superchain.
+        target: how many effective draws are wanted.
+        generator: of all randomness.
+    """
+    parts = torch.arange(len(problem)).split(problem.row_block)
+    runs = [_block(problem[part], starts[part], target, generator) for part in parts]
+    return ChainRun(*(torch.cat([getattr(run, name) for run in runs]) for name in ChainRun.__dataclass_fields__))
+
+
+def _block(problem: Problem, starts: Tensor, target: Accuracy, generator: torch.Generator) -> ChainRun:
+    z = starts.repeat_interleave(_CHAINS, 1)
+    everything = _round(problem, z, 0, target, generator)
+    for number in range(1, _ROUNDS):
+        rest = (~everything.converged).nonzero()[:, 0]
+        if not len(rest):
+            break
+        last = everything.z[rest].unflatten(1, (z.shape[1], -1))[:, :, -1]
+        everything.put(rest, _round(problem[rest], last, number, target, generator))
+    return everything
+
+
+def _round(problem: Problem, z: Tensor, number: int, target: Accuracy, generator: torch.Generator) -> ChainRun:
+    """One run from z (B, C, P), with twice the thinning of the round before, and at first twice the warm-up."""
+    counted = Counted(problem.joint)
+    longer = 2**number
+    sampler = hmc.build(counted, num_warmup=_WARMUP * min(longer, _MOST_WARMUP))
+    state = sampler.init(z, generator)
+    for _ in range(sampler.num_warmup):
+        state, _ = sampler.update(state, generator)
+    kept = []
+    for _ in range(_NUM_SAMPLES):
+        for _ in range(longer):
+            state, _ = sampler.update(state, generator)
+        kept.append(state.z)
+    return _judged(problem, torch.stack(kept, 2), target, counted.evaluations)
+
+
+def _judged(problem: Problem, draws: Tensor, target: Accuracy, evaluations: int) -> ChainRun:
+    """Draws (B, C, S, P) with their diagnostics."""
+    batch, chains, length = draws.shape[:3]
+    flat = draws.flatten(1, 2)
+    quantities, height = problem.values(flat), problem.density(flat)
+    whole = torch.cat([quantities, height[..., None]], -1)
+    counted = torch.cat([problem.counted, torch.ones_like(problem.counted[:, :1])], -1)
+    counted = counted & (whole.amax(1) > whole.amin(1))
+    r_hat = nested_r_hat(whole.view(batch, _SUPERCHAINS, -1, length, whole.shape[-1]))
+    r_hat = torch.where(counted, r_hat, 1.0).nan_to_num(torch.inf).amax(-1)
+    series = quantities.view(batch, chains, length, -1)
+    centred = (series - series.mean((1, 2), keepdim=True)).square()
+    ess = torch.minimum(ess_bulk(series), 2.0 * ess_bulk(centred))
+    ess = torch.where(problem.counted, ess, torch.inf).nan_to_num(0.0, torch.inf).amin(-1)
+    enough = (target.margin(problem.counted)[:, 0] / min(target.mean, target.log_sd)).square()
+    converged = (r_hat < MAX_R_HAT) & (ess >= enough) & height.isfinite().all(-1)
+    count = torch.full((batch,), evaluations, dtype=torch.long)
+    return ChainRun(flat, r_hat, ess, converged, count)

@@ -1,0 +1,292 @@
+"""The ladder: each dataset climbs only as far as it must.
+
+1. amortized: q itself meets the target, as far as its importance weights can tell.
+2. reweighted: the weights are reliable, and enough draws of q are cheap.
+3. refined: the same with a proposal of the dataset's own: natural-gradient steps from q's mean, then moments of the
+   weighted draws.
+4. mcmc: many short chains.
+5. failed.
+
+Before the first rung, climbs from over-dispersed points look for modes that q has left out: weights cannot see those.
+Where one is found the dataset starts on the third rung, with all modes in the proposal.
+
+Rungs 1 to 3 give a dataset the same answer whatever else is in the batch, for given draws of q; chains share their
+random numbers with the batch, so that theirs agree within Monte Carlo error.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from posteria.refinement.accuracy import Accuracy, Moments
+from posteria.refinement.chains import MAX_R_HAT, overdispersed, run_chains
+from posteria.refinement.modes import Modes, missed_modes
+from posteria.refinement.problem import Problem
+from posteria.refinement.tailored import tailored
+from posteria.refinement.weights import Weights, resample
+
+STATUSES = ("amortized", "reweighted", "refined", "mcmc", "failed")
+AMORTIZED, REWEIGHTED, REFINED, MCMC, FAILED = range(len(STATUSES))
+# Which rungs a method may use.
+METHODS: Mapping[str, tuple[int, ...]] = {
+    "auto": (AMORTIZED, REWEIGHTED, REFINED, MCMC),
+    "reweight": (AMORTIZED, REWEIGHTED),
+    "laplace": (REFINED,),
+    "mcmc": (MCMC,),
+}
+# Rung 2 may draw so many times more than the diagnosis did.
+_MOST_EFFORT = 8
+_LEAST_ESS = 100.0
+# Datasets times parameters that get proposals together: what fits in memory with the most draws.
+_MOST_ENTRIES = 2048
+
+
+@dataclass(frozen=True)
+class Source:
+    """The posterior q that is to be checked.
+
+    Attributes:
+        z: (B, S, P) its draws.
+        log_q: (B, S) their log density in z, or None where q has none.
+        more: another batch of as many draws and densities of all B datasets; None where there are no more.
+        log_prob: (B, K, P) -> (B, K), or None.
+    """
+
+    z: Tensor
+    log_q: Tensor | None
+    more: Callable[[], tuple[Tensor, Tensor]] | None = None
+    log_prob: Callable[[Tensor], Tensor] | None = None
+
+
+@dataclass
+class Outcome:
+    """Where B datasets ended, being filled in from rung to rung.
+
+    Attributes:
+        status: (B,) long, an index into :data:`STATUSES`.
+        reason: per dataset, why it is there: what the rung reached, and what the last one below lacked.
+        z: (B, num_draws, P) draws of the answer; q's own where it is amortized.
+        pareto_k, ess, r_hat, log_evidence: (B,) of the answer; NaN where its rung has none.
+        seconds, evaluations: (B,) cost: a rung's time is shared evenly by the datasets on it.
+        weights: of q, or None where q has no density.
+        modes: what the search for modes found, or None where it was not made.
+    """
+
+    status: Tensor
+    reason: list[str]
+    z: Tensor
+    pareto_k: Tensor
+    ess: Tensor
+    r_hat: Tensor
+    log_evidence: Tensor
+    seconds: Tensor
+    evaluations: Tensor
+    weights: Weights | None = None
+    modes: Modes | None = None
+    began: float = field(default_factory=time.perf_counter)
+
+    @classmethod
+    def of(cls, source: Source, num_draws: int) -> Outcome:
+        """Nothing decided yet."""
+        batch, available, size = source.z.shape
+        nowhere = torch.full((batch,), torch.nan, dtype=torch.double)
+        z = source.z[:, torch.arange(num_draws) % available].clone()
+        return cls(torch.full((batch,), FAILED), [""] * batch, z.view(batch, num_draws, size), nowhere.clone(),
+                   nowhere.clone(), nowhere.clone(), nowhere.clone(), torch.zeros_like(nowhere),
+                   torch.zeros(batch, dtype=torch.long))
+
+    def spend(self, index: Tensor, evaluations: int | Tensor) -> None:
+        """Book the time since the last booking, and likelihood evaluations, on some datasets."""
+        now = time.perf_counter()
+        self.seconds[index] += (now - self.began) / max(len(index), 1)
+        self.evaluations[index] += evaluations
+        self.began = now
+
+    def settle(self, index: Tensor, status: int, **figures: Tensor) -> None:
+        """Datasets (b,) end here."""
+        self.status[index] = status
+        for name, values in figures.items():
+            getattr(self, name)[index] = values.to(getattr(self, name).dtype)
+
+    def say(self, index: Tensor, sentences: list[str], before: bool = False) -> None:
+        """Add to the reasons: the last rung's first."""
+        for place, sentence in zip(index.tolist(), sentences, strict=True):
+            parts = [sentence, self.reason[place]] if before else [self.reason[place], sentence]
+            self.reason[place] = "; ".join(part for part in parts if part)
+
+
+def climb_ladder(problem: Problem, source: Source, target: Accuracy, rungs: tuple[int, ...],
+                 generator: torch.Generator, num_draws: int) -> Outcome:
+    """Give every dataset the cheapest rung that passes.
+
+    Args:
+        problem: B posteriors.
+        source: q's draws and densities.
+        target: what counts as good enough.
+        rungs: those allowed, see :data:`METHODS`.
+        generator: of all randomness but q's.
+        num_draws: draws of an answer.
+    """
+    outcome = Outcome.of(source, num_draws)
+    everyone = torch.arange(len(problem))
+    if source.log_q is not None:
+        outcome.weights = Weights.of(problem.density(source.z), source.log_q)
+        outcome.spend(everyone, source.z.shape[1])
+        _look_for_modes(problem, source, outcome)
+    rest = _keep_own(problem, source, target, outcome, everyone, AMORTIZED in rungs)
+    climbing = {REWEIGHTED: _reweight, REFINED: _refine, MCMC: _sample}
+    for rung in (rung for rung in rungs if rung in climbing):
+        if len(rest):
+            rest = climbing[rung](problem, source, target, outcome, rest, generator)
+    return outcome
+
+
+def _look_for_modes(problem: Problem, source: Source, outcome: Outcome) -> None:
+    if source.log_prob is None or outcome.weights is None or not problem.single_mode:
+        return
+    outcome.modes = missed_modes(problem, source.log_prob, outcome.weights.log_evidence)
+    outcome.spend(torch.arange(len(problem)), 0)
+
+
+def _keep_own(problem: Problem, source: Source, target: Accuracy, outcome: Outcome, index: Tensor,
+              allowed: bool) -> Tensor:
+    """Rung 1; returns the datasets that have to climb."""
+    weights = outcome.weights
+    if weights is None:
+        outcome.say(index, ["q has no density"] * len(index))
+        return index
+    moments = Moments.of(problem.values(source.z), weights.weights)
+    seen = _unseen(outcome)
+    good = weights.reliable & (weights.ess >= _LEAST_ESS) & ~seen
+    passed = good & moments.unweighted_passes(target, problem.counted) & allowed
+    outcome.settle(index[passed], AMORTIZED, pareto_k=weights.pareto_k[passed], ess=weights.ess[passed],
+                   log_evidence=weights.log_evidence[passed])
+    shift = torch.where(problem.counted, moments.shift.abs(), 0.0).amax(-1)
+    outcome.say(index, [_of_q(weights, i, float(shift[i]), bool(seen[i])) for i in index.tolist()])
+    outcome.spend(index, 0)
+    return index[~passed]
+
+
+def _unseen(outcome: Outcome) -> Tensor:
+    """(B,) bool: q has left a mode out."""
+    return torch.zeros_like(outcome.status, dtype=torch.bool) if outcome.modes is None else outcome.modes.missed
+
+
+def _of_q(weights: Weights, i: int, shift: float, unseen: bool) -> str:
+    words = f"q: k-hat {weights.pareto_k[i]:.2f}, ESS {weights.ess[i]:.0f}, mean off by {shift:.2g} sd"
+    if weights.bad[i]:
+        words += f", {int(weights.bad[i])} of {weights.weights.shape[1]} log densities not finite"
+    return words + (", a mode left out" if unseen else "")
+
+
+def _reweight(problem: Problem, source: Source, target: Accuracy, outcome: Outcome, index: Tensor,
+              generator: torch.Generator) -> Tensor:
+    """Rung 2; the weighted draws of q, more of them where the target takes more."""
+    weights = outcome.weights
+    if weights is None:
+        return index
+    good = weights.reliable[index] & ~_unseen(outcome)[index]
+    tried, rest = index[good], [index[~good]]
+    z, log_q, log_joint = source.z[tried], _required(source.log_q)[tried], None
+    for _ in range(_MOST_EFFORT):
+        if not len(tried):
+            break
+        part = problem[tried]
+        fresh = part.density(z[:, -source.z.shape[1]:])
+        log_joint = fresh if log_joint is None else torch.cat([log_joint, fresh], 1)
+        outcome.spend(tried, source.z.shape[1])
+        now = Weights.of(log_joint, log_q)
+        effort = Moments.of(part.values(z), now.weights).effort(target, part.counted)
+        done = now.reliable & (effort <= 1.0) & (now.ess >= _LEAST_ESS)
+        _settle_weighted(outcome, tried[done], REWEIGHTED, z[done], now[done], generator)
+        # What is out of reach with the most draws is left to the next rung.
+        going = ~done & now.reliable & (effort * z.shape[1] <= _MOST_EFFORT * source.z.shape[1])
+        rest.append(tried[~done & ~going])
+        tried, z, log_q, log_joint = tried[going], z[going], log_q[going], log_joint[going]
+        if source.more is None:
+            break
+        if len(tried):
+            more_z, more_q = source.more()
+            z, log_q = torch.cat([z, more_z[tried]], 1), torch.cat([log_q, more_q[tried]], 1)
+    return torch.cat([*rest, tried]).sort().values
+
+
+def _required(log_q: Tensor | None) -> Tensor:
+    assert log_q is not None  # there are weights
+    return log_q
+
+
+def _settle_weighted(outcome: Outcome, index: Tensor, status: int, z: Tensor, weights: Weights,
+                     generator: torch.Generator) -> None:
+    """Datasets (b,) end with weighted draws (b, S, P)."""
+    again = torch.Generator(device=generator.device).manual_seed(generator.initial_seed())
+    chosen = resample(weights.weights, outcome.z.shape[1], again)
+    drawn = z.gather(1, chosen[..., None].expand(-1, -1, z.shape[-1]))
+    outcome.settle(index, status, z=drawn, pareto_k=weights.pareto_k, ess=weights.ess,
+                   log_evidence=weights.log_evidence)
+    outcome.say(index, [f"{STATUSES[status]}: k-hat {k:.2f}, ESS {ess:.0f} of {z.shape[1]} draws" for k, ess in zip(
+        weights.pareto_k.tolist(), weights.ess.tolist(), strict=True)], before=True)
+
+
+def _refine(problem: Problem, source: Source, target: Accuracy, outcome: Outcome, index: Tensor,
+            generator: torch.Generator) -> Tensor:
+    """Rung 3, apart for the datasets with modes that q has left out: their proposals have more components."""
+    unseen = _unseen(outcome)[index]
+    rest = []
+    block = max(1, _MOST_ENTRIES // source.z.shape[-1])
+    for group, modes in ((index[~unseen], None), (index[unseen], outcome.modes)):
+        for part in group.split(block) if len(group) else ():
+            rest.append(_refine_part(problem[part], source.z[part], None if modes is None else modes.z[part], target,
+                                     outcome, part, generator))
+    return torch.cat(rest).sort().values
+
+
+def _refine_part(problem: Problem, z: Tensor, modes: Tensor | None, target: Accuracy, outcome: Outcome, index: Tensor,
+                 generator: torch.Generator) -> Tensor:
+    starts = z.double().mean(1, keepdim=True)
+    starts = starts if modes is None else torch.cat([starts, modes], 1)
+    answer = tailored(problem, starts, target, generator)
+    outcome.spend(index, answer.evaluations)
+    left = torch.ones(len(index), dtype=torch.bool)
+    for places, drawn, weights in answer.parts:
+        _settle_weighted(outcome, index[places], REFINED, drawn, weights, generator)
+        left[places] = False
+    missing = left.nonzero()[:, 0]
+    outcome.say(index[missing], [f"own proposal: k-hat {k:.2f}, ESS {ess:.0f}" for k, ess in zip(
+        answer.pareto_k[missing].tolist(), answer.ess[missing].tolist(), strict=True)], before=True)
+    return index[missing]
+
+
+def _sample(problem: Problem, source: Source, target: Accuracy, outcome: Outcome, index: Tensor,
+            generator: torch.Generator) -> Tensor:
+    """Rung 4; where it fails, its draws are what there is."""
+    part = problem[index]
+    finite = source.z[index].isfinite().all(-1, keepdim=True)
+    run = run_chains(part, overdispersed(part, torch.where(finite, source.z[index], 0.0)), target, generator)
+    outcome.spend(index, run.evaluations)
+    places = torch.randperm(run.z.shape[1], generator=generator)[torch.arange(outcome.z.shape[1]) % run.z.shape[1]]
+    drawn = relabelled(run.z[:, places], problem.permutations, generator)
+    for status, chosen in ((MCMC, run.converged), (FAILED, ~run.converged)):
+        outcome.settle(index[chosen], status, z=drawn[chosen], r_hat=run.r_hat[chosen], ess=run.ess[chosen])
+    outcome.say(index, [f"{_verdict(ok, r_hat)}: nested R-hat {r_hat:.3f}, ESS {ess:.0f}" for ok, r_hat, ess in zip(
+        run.converged.tolist(), run.r_hat.tolist(), run.ess.tolist(), strict=True)], before=True)
+    return index[~run.converged]
+
+
+def _verdict(converged: bool, r_hat: float) -> str:
+    if converged:
+        return STATUSES[MCMC]
+    return "chains do not agree" if not r_hat < MAX_R_HAT else "too few effective draws from chains"
+
+
+def relabelled(z: Tensor, permutations: Tensor | None, generator: torch.Generator) -> Tensor:
+    """Every draw (B, S, P) put through a relabelling (G, P) chosen at random: the posterior does not know labels."""
+    if permutations is None:
+        return z
+    chosen = torch.randint(len(permutations), z.shape[:2], generator=generator)
+    return z.gather(-1, permutations[chosen])

@@ -1,0 +1,73 @@
+"""Looking for modes: where the mass may lie, and whether q has left some of it out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from posteria.ascent import Guess, climb
+from posteria.refinement.problem import Problem
+from posteria.widening import widen
+
+DENSE_UP_TO = 512
+_CLIMBS, _DAMPING, _WIDENINGS, _CANDIDATES = 60, 1.0, 4, 8
+_SEED = 7_403
+# A mode counts as missed when it holds this share of the mass, and q is this many times too low there.
+_LEAST_MASS, _LEAST_EXCESS = 0.02, 1000.0
+
+
+def widened(problem: Problem, z: Tensor) -> Guess:
+    """The Gaussian that is best in reverse KL around the mode uphill of z (B, P)."""
+    joint = problem.joint
+    guess = climb(joint, z, _CLIMBS, _DAMPING, DENSE_UP_TO)
+    for depth in range(_WIDENINGS):
+        guess = widen(joint, guess, depth, _CANDIDATES, True, 0.0, DENSE_UP_TO)
+    return guess
+
+
+@dataclass(frozen=True)
+class Modes:
+    """Where climbs from K over-dispersed points ended.
+
+    Attributes:
+        z: (B, K, P).
+        log_mass: (B, K) Laplace's estimate of the log evidence around each.
+        missed: (B,) bool, one of them holds mass that q has left out.
+    """
+
+    z: Tensor
+    log_mass: Tensor
+    missed: Tensor
+
+
+def missed_modes(problem: Problem, log_q: Callable[[Tensor], Tensor], log_evidence: Tensor, pairs: int = 2) -> Modes:
+    """Climb from draws of the prior, and compare what is found with q.
+
+    Importance weights cannot see a mode that q never visits; its height can. A mode is missed when Laplace's estimate
+    of the mass around it is 2% or more of the evidence that the weights give, while q's density there is less than a
+    thousandth of the posterior's.
+
+    Args:
+        problem: B posteriors.
+        log_q: (B, K, P) -> (B, K) log density of q in z.
+        log_evidence: (B,) by q's weights.
+        pairs: antithetic pairs of starting points.
+    """
+    noise = problem.joint.fixed_noise(pairs, _SEED).double()
+    starts = torch.where(problem.active[:, None], torch.cat([noise, -noise]), 0.0)
+    num, size = starts.shape[1], starts.shape[-1]
+    many = problem[torch.arange(len(problem)).repeat_interleave(num)]
+    guess = climb(many.joint, starts.flatten(0, 1), _CLIMBS, _DAMPING, DENSE_UP_TO)
+    factor = guess.curvature.factor()
+    diagonal = guess.curvature.diagonal().sqrt() if factor is None else factor.diagonal(dim1=-2, dim2=-1)
+    volume = torch.where(many.active, diagonal.log(), 0.0).sum(-1).view(-1, num)
+    z = guess.z.view(-1, num, size)
+    height = problem.density(z).nan_to_num(-torch.inf, neginf=-torch.inf, posinf=-torch.inf)
+    log_mass = height + 0.5 * math.log(2.0 * math.pi) * problem.active.sum(-1, keepdim=True) - volume
+    weighty = log_mass - log_evidence[:, None] > math.log(_LEAST_MASS)
+    left_out = height - log_q(z) - log_evidence[:, None] > math.log(_LEAST_EXCESS)
+    return Modes(z, log_mass, (weighty & left_out).any(-1))

@@ -1,0 +1,94 @@
+"""What the ladder knows of the posteriors of B datasets. Everything is in prior-whitened parameters z."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from posteria.types import Curvature, Dataset, Geometry, LogJoint
+
+
+class Counted:
+    """A log joint that counts its evaluations; implements :class:`posteria.types.LogJoint`.
+
+    Attributes:
+        evaluations: points per dataset at which density, score or curvature were asked for.
+    """
+
+    def __init__(self, joint: LogJoint):
+        self._joint, self.evaluations = joint, 0
+        self.location, self.scale, self.active = joint.location, joint.scale, joint.active
+        self.roles: Tensor = joint.roles
+        self.groups: Mapping[str, Tensor] = joint.groups
+        self.dataset: Dataset = joint.dataset
+
+    def score(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`posteria.types.LogJoint.score`."""
+        self.evaluations += z.shape[1]
+        return self._joint.score(z)
+
+    def geometry(self, z: Tensor) -> Geometry:
+        """See :meth:`posteria.types.LogJoint.geometry`."""
+        self.evaluations += z.shape[1]
+        return self._joint.geometry(z)
+
+    def curvature(self, z: Tensor, dense_up_to: int) -> Curvature:
+        """See :meth:`posteria.types.LogJoint.curvature`."""
+        self.evaluations += z.shape[1]
+        return self._joint.curvature(z, dense_up_to)
+
+    def expectation(self, z: Tensor, spread: Tensor, factor: Tensor | None, dense_up_to: int) -> (
+            tuple[Tensor, Curvature] | None):
+        """See :meth:`posteria.types.LogJoint.expectation`."""
+        self.evaluations += 1
+        return self._joint.expectation(z, spread, factor, dense_up_to)
+
+    def fixed_noise(self, num: int, seed: int) -> Tensor:
+        """See :meth:`posteria.types.LogJoint.fixed_noise`."""
+        return self._joint.fixed_noise(num, seed)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The posteriors of B datasets, up to their evidence.
+
+    Attributes:
+        joint: density, gradient and curvature of the log joint, in double precision.
+        density: (B, S, P) -> (B, S) the log joint density of z, with all its constants, so that its integral is the
+            evidence.
+        quantities: (B, S, P) -> (B, S, Q) what an answer must get right: the parameters, or functions of them that
+            no relabelling changes.
+        counted: (B, Q) bool, the quantities that exist.
+        pick: the problem of some of the datasets (b,), which may repeat.
+        permutations: (G, P) long, relabellings that leave the density unchanged, where they are few enough to list.
+        single_mode: other modes may be looked for; False where relabellings cannot be listed, since each is a mode.
+        row_block: how many datasets go through a processor together in chains.
+    """
+
+    joint: LogJoint
+    density: Callable[[Tensor], Tensor]
+    quantities: Callable[[Tensor], Tensor]
+    counted: Tensor
+    pick: Callable[[Tensor], Problem]
+    permutations: Tensor | None = None
+    single_mode: bool = True
+    row_block: int = 32
+
+    @property
+    def active(self) -> Tensor:
+        """(B, P) bool."""
+        return self.joint.active
+
+    def __len__(self) -> int:
+        return len(self.active)
+
+    def __getitem__(self, index: Tensor) -> Problem:
+        """The problem of the datasets (b,), which may repeat."""
+        return self.pick(index)
+
+    def values(self, z: Tensor) -> Tensor:
+        """(B, S, Q) quantities; zero where there is none."""
+        return torch.where(self.counted[:, None], self.quantities(z), 0.0)

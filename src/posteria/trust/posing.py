@@ -1,0 +1,173 @@
+"""Models and posteriors as the refinement room sees them: densities in prior-whitened parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.distributions import Categorical
+
+from posteria.densities.symmetric import SymmetrisedTheta, permutations_of_axis
+from posteria.errors import InputError, UnsupportedError
+from posteria.models.base import Model
+from posteria.models.log_joint import ModelLogJoint
+from posteria.refinement import Problem, Source
+from posteria.types import Dataset, ThetaDistribution
+
+# Likelihood terms (datasets, draws, rows) that are computed at once.
+_BLOCK_ENTRIES = 2**21
+# Chains times rows that go through a processor together.
+_CHAIN_ROWS = 2**17
+_CHAINS = 64
+_LONGEST_AXIS = 5
+_PREDICTED_ROWS = 32
+
+
+def problem_of(model: Model, dataset: Dataset) -> Problem:
+    """The posteriors of B datasets, in double precision.
+
+    What an answer must get right are the parameters; where the model does not know the labels of some (mixture
+    components), their values in ascending order; where those labels are too many to list (hidden units), the
+    predictions at the dataset's first rows.
+
+    Raises:
+        UnsupportedError: the model has no likelihood.
+    """
+    if not model.has_likelihood:
+        raise UnsupportedError.of("model", f"{model.name!r}, which can only be simulated", "a model with a likelihood")
+    wide = replace(dataset, x=dataset.x.double(), y=None if dataset.y is None else dataset.y.double())
+    joint = ModelLogJoint(model, wide)
+    view = _View(model, wide, joint)
+    permutations = relabellings(model, joint)
+    listed = permutations is not None or not model.exchangeable_axes
+    if not model.exchangeable_axes:
+        quantities, counted = (lambda z: z), joint.active
+    elif listed:
+        quantities, counted = view.ordered, joint.active
+    else:
+        quantities, counted = view.predictions, view.rows_mask
+    block = max(1, _CHAIN_ROWS // (_CHAINS * dataset.x.shape[1]))
+    return Problem(joint, view.density, quantities, counted, lambda index: problem_of(model, dataset[index]),
+                   permutations, listed, block)
+
+
+def relabellings(model: Model, joint: ModelLogJoint) -> Tensor | None:
+    """(G, P) permutations that leave the likelihood as it is; None where there are none, or too many to list."""
+    axes = model.exchangeable_axes
+    if len(axes) != 1 or model.axes.get(axes[0], 0) > _LONGEST_AXIS:
+        return None
+    return permutations_of_axis(joint.roles, joint.groups[axes[0]])
+
+
+@dataclass(frozen=True)
+class _View:
+    """Functions of z (B, S, P) for a model and its datasets."""
+
+    model: Model
+    dataset: Dataset
+    joint: ModelLogJoint
+
+    def density(self, z: Tensor) -> Tensor:
+        """(B, S) log joint density of z, with its constants."""
+        volume = torch.where(self.joint.active, self.joint.scale.log(), 0.0).sum(-1, keepdim=True)
+        block = max(1, _BLOCK_ENTRIES // (len(z) * self.dataset.x.shape[1]))
+        with torch.no_grad():
+            parts = [self.model.log_joint(self.joint.theta(part.double()), self.dataset) for part in z.split(block, 1)]
+        return torch.cat(parts, 1) + volume
+
+    def ordered(self, z: Tensor) -> Tensor:
+        """(B, S, P) values in ascending order along exchangeable axes: what no relabelling changes."""
+        ordered = z.clone()
+        for axis in self.model.exchangeable_axes:
+            for block in self.joint.layout.blocks:
+                if axis in block.parameter.shape:
+                    place = block.parameter.shape.index(axis) - len(block.shape)
+                    ordered[..., block.span] = block.take(ordered).sort(place).values.flatten(2)
+        return ordered
+
+    @property
+    def _first_rows(self) -> Tensor:
+        """(B, R) long: places of the first real rows."""
+        return torch.sort((~self.dataset.observed).to(torch.uint8), dim=-1, stable=True).indices[:, :_PREDICTED_ROWS]
+
+    @property
+    def rows_mask(self) -> Tensor:
+        """(B, R) bool: which of the predicted rows are real."""
+        return self.dataset.observed.gather(1, self._first_rows)
+
+    def predictions(self, z: Tensor) -> Tensor:
+        """(B, S, R) predicted mean, or probability of the last class, at the first real rows."""
+        rows = self._first_rows
+        x = self.dataset.x.gather(1, rows[..., None].expand(-1, -1, self.dataset.x.shape[-1]))
+        inputs = Dataset(x, None, self.rows_mask, self.dataset.features)
+        block = max(1, _BLOCK_ENTRIES // (len(z) * rows.shape[1]))
+        with torch.no_grad():
+            parts = [_mean(self.model, self.joint.theta(part.double()), inputs) for part in z.split(block, 1)]
+        return torch.cat(parts, 1)
+
+
+def _mean(model: Model, theta: Tensor, inputs: Dataset) -> Tensor:
+    distribution = model.predict(theta, inputs)
+    return distribution.probs[..., -1] if isinstance(distribution, Categorical) else distribution.mean
+
+
+def to_z(problem: Problem, theta: Tensor) -> Tensor:
+    """(B, S, P) of theta, zero at inactive parameters."""
+    joint = problem.joint
+    return torch.where(joint.active[:, None], (theta.double() - joint.location) / joint.scale, 0.0)
+
+
+def to_theta(problem: Problem, z: Tensor) -> Tensor:
+    """(B, S, P) of z, zero at inactive parameters."""
+    joint = problem.joint
+    return torch.where(joint.active[:, None], joint.location + joint.scale * z, 0.0)
+
+
+def symmetric(distribution: ThetaDistribution, problem: Problem) -> ThetaDistribution:
+    """The distribution, averaged over relabellings where the model has some that it does not know of."""
+    if problem.permutations is None or isinstance(distribution, SymmetrisedTheta):
+        return distribution
+    return SymmetrisedTheta(distribution, problem.permutations)
+
+
+def source_of(problem: Problem, distribution: ThetaDistribution, num_samples: int,
+              generator: torch.Generator) -> Source:
+    """An estimator's distribution as the ladder takes it; without densities where it has none."""
+    volume = torch.where(problem.active, problem.joint.scale.double().log(), 0.0).sum(-1, keepdim=True)
+
+    def draw() -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            theta, log_q = distribution.rsample_and_log_prob(num_samples, generator)
+        return to_z(problem, theta), log_q.double() + volume
+
+    def log_prob(z: Tensor) -> Tensor:
+        kind = problem.joint.scale.dtype
+        with torch.no_grad():
+            return distribution.log_prob(to_theta(problem, z).to(kind)).double() + volume
+
+    try:
+        z, log_q = draw()
+    except UnsupportedError:
+        return Source(to_z(problem, distribution.rsample(num_samples, generator)), None)
+    return Source(z, log_q, draw, log_prob)
+
+
+def given_source(problem: Problem, theta: Tensor, log_prob: Tensor | None) -> Source:
+    """Draws theta (B, S, P) and their log densities (B, S) from elsewhere.
+
+    Raises:
+        InputError: shapes that do not fit, or draws that are not finite.
+    """
+    batch, size = problem.active.shape
+    if theta.ndim != 3 or (theta.shape[0], theta.shape[2]) != (batch, size):
+        raise InputError.of("theta", f"shape {tuple(theta.shape)}", f"shape ({batch}, draws, {size})")
+    if not theta.isfinite().all():
+        raise InputError.of("theta", f"{int((~theta.isfinite()).sum())} values that are not finite", "finite draws")
+    if log_prob is None:
+        return Source(to_z(problem, theta), None)
+    if log_prob.shape != theta.shape[:2]:
+        raise InputError.of("log_prob", f"shape {tuple(log_prob.shape)}", f"shape {tuple(theta.shape[:2])}")
+    volume = torch.where(problem.active, problem.joint.scale.double().log(), 0.0).sum(-1, keepdim=True)
+    return Source(to_z(problem, theta), log_prob.double() + volume)
+
