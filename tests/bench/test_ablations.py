@@ -28,10 +28,11 @@ from posteria.densities.gaussian import GaussianTheta
 from posteria.errors import InputError, UnsupportedError
 from posteria.estimator import Estimator, EstimatorInfo, Part
 from posteria.models import build_model
+from posteria.posterior import Posterior
 from posteria.randomness import generator_for
 from posteria.tasks import SimulatedTask
 from posteria.training import build
-from posteria.types import Dataset, ThetaDistribution
+from posteria.types import Dataset
 
 SMOKE, LAPTOP = SCALES["smoke"], SCALES["laptop"]
 
@@ -113,8 +114,8 @@ class _Given(Estimator):
         super().__init__(model, Part("deepsets", {"layers": 1, "width": 2}), "gaussian", EstimatorInfo((2, 2)))
         self.answer = answer
 
-    def distribution(self, dataset: Dataset) -> ThetaDistribution:
-        return self.answer(self.model, dataset)
+    def posterior(self, dataset: Dataset) -> Posterior:
+        return Posterior(self.model, dataset, self.answer(self.model, dataset), self.info)
 
 
 def _exact_but(mean_shift: float = 0.0, sd_factor: float = 1.0) -> Any:

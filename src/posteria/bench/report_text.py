@@ -14,7 +14,7 @@ from posteria.bench.setups import Setup
 if TYPE_CHECKING:
     import pandas as pd
 
-_TITLES = {"l2_per_draw": "squared error per draw", "l2_ensembled": "squared error, ensembled",
+FIGURE_TITLES = {"l2_per_draw": "squared error per draw", "l2_ensembled": "squared error, ensembled",
            "accuracy_per_draw": "accuracy per draw, %", "accuracy_ensembled": "accuracy, ensembled, %",
            "symmetric_kl": "symmetric KL per parameter", "w2": "2-Wasserstein distance to the true posterior",
            "log_predictive": "log predictive density, nats per row", "calibration_error": "expected calibration error",
@@ -111,7 +111,7 @@ def _summary(number: int, setups: Sequence[Setup], frame: pd.DataFrame) -> list[
             continue
         limit = "" if math.isnan(found.exact) else f"; the exact posterior has {found.exact:.4g} on these datasets"
         said = "yes" if found.met else f"no: {found.gap:.3g} ± {found.error:.2g} worse{limit}"
-        lines.append(f"| {setup.title} | {_TITLES[main_figure(number, setup)]} | {found.paper:.4g} "
+        lines.append(f"| {setup.title} | {FIGURE_TITLES[main_figure(number, setup)]} | {found.paper:.4g} "
                      f"({found.paper_method}) | {found.ours:.4g} ({found.our_method}) | {said} |")
     return lines if len(lines) > 2 else ["No setup can be compared yet."]
 
@@ -119,8 +119,8 @@ def _summary(number: int, setups: Sequence[Setup], frame: pd.DataFrame) -> list[
 def _column(number: int, setup: Setup, rows: pd.DataFrame) -> list[str]:
     main = main_figure(number, setup)
     beside = [name for name in _BESIDE if name != main and (rows.figure == name).any()]
-    heads = ["method", "paper", _TITLES[main], "difference / SE", *(_TITLES[name] for name in beside), "minutes",
-             "steps", "seeds"]
+    heads = ["method", "paper", FIGURE_TITLES[main], "difference / SE", *(FIGURE_TITLES[name] for name in beside),
+             "minutes", "steps", "seeds"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for method in METHODS:
         mine = rows.loc[rows.method == method].set_index("figure")

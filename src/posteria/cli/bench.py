@@ -145,17 +145,51 @@ def samplers(
         _exit_if(failed)
 
 
+@app.command("trust")
+def trust(
+    scale: Scale = "smoke",
+    folder: Out = Path("bench_out"),
+    workers: Workers = None,
+    case: Annotated[list[str] | None, typer.Option(
+        help="Some models, such as lr_25d, or broken. May be repeated.")] = None,
+    shift: Annotated[list[str] | None, typer.Option(
+        help="Some conditions, such as in_distribution or outliers. May be repeated.")] = None,
+    report_only: ReportOnly = False,
+) -> None:
+    """Do labels keep their word: the trust ladder in distribution, under shifts, and on wrong posteriors.
+
+    \b
+    posteria bench trust --scale laptop --case lr_25d --shift outliers --out bench_out
+
+    NUTS is timed beside it where the extra numpyro is installed.
+    Exit codes: 0 done, 1 some cell failed, 2 bad input, 130 interrupted (run the same command to go on).
+    """
+    with explained_errors():
+        from posteria.bench.scales import scale_named
+        from posteria.bench.trust_bench import trust_cells
+        from posteria.bench.trust_report import write_trust_report
+
+        chosen = scale_named(scale)
+        cells, workspace = trust_cells(chosen, case or [], shift or []), _workspace(folder)
+        failed = 0 if report_only else _run(cells, workspace, workers)
+        written(write_trust_report(chosen, workspace.store, workspace.root / "reports"))
+        _exit_if(failed)
+
+
 @app.command("conclusions")
 def conclusions(scale: Scale = "laptop", folder: Out = Path("bench_out")) -> None:
-    """What the results in the folder say of the paper's conclusions: confirmed, refuted or not yet decided."""
+    """What the results in the folder say of the paper's conclusions (confirmed, refuted or not yet decided), and how
+    our best numbers stand to the paper's best."""
     with explained_errors():
         from posteria.bench.conclusions import conclusions_markdown
         from posteria.bench.scales import scale_named
+        from posteria.bench.standing import standing_markdown
 
         workspace = _workspace(folder)
         path = workspace.root / "reports" / f"conclusions_{scale_named(scale).name}.md"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(conclusions_markdown(workspace.store, scale), encoding="utf-8")
+        sections = (conclusions_markdown(workspace.store, scale), standing_markdown(workspace.store, scale))
+        path.write_text("\n".join(sections), encoding="utf-8")
         written([path])
 
 

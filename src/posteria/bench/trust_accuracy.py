@@ -1,0 +1,130 @@
+"""How far the answers of the ladder are from the posterior: references, errors, what counts as accurate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from posteria.bench.samplers import Moments, Quantities, moments_of, parameters
+from posteria.errors import UnsupportedError
+from posteria.metrics.convergence import Convergence
+from posteria.models import Model
+from posteria.posterior import Posterior
+from posteria.reference import run_baseline
+from posteria.types import Dataset
+
+MOST_MEAN_ERROR, LEAST_SD_RATIO, MOST_SD_RATIO = 0.1, 0.9, 1.1
+WRONG = 0.25
+# Standard errors of the measurement itself that the lenient figure allows for.
+_ALLOWED_ERRORS = 3.0
+_MAX_R_HAT = 1.01
+# Datasets whose reference chains run together: bounds memory.
+_TOGETHER = 25
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The posterior that answers are compared with.
+
+    Attributes:
+        moments: means and sds (B, Q) with their Monte Carlo errors.
+        usable: (B,) bool: exact, or chains that converged.
+        exact: not from chains.
+    """
+
+    moments: Moments
+    usable: Tensor
+    exact: bool
+
+
+def reference_of(model: Model, dataset: Dataset, quantities: Quantities, chains: Mapping[str, Any],
+                 min_ess: float, seed: int = 0) -> Reference:
+    """The exact posterior where there is one, else long chains of Hamiltonian Monte Carlo.
+
+    Args:
+        model: the assumed model.
+        dataset: B datasets.
+        quantities: what is compared.
+        chains: settings of :func:`posteria.reference.run_baseline`.
+        min_ess: bulk and tail effective draws of every quantity below which chains are no reference.
+        seed: of the chains.
+    """
+    if quantities is parameters:
+        try:
+            exact = model.exact_posterior(dataset)
+        except UnsupportedError:
+            pass
+        else:
+            nothing = torch.zeros_like(exact.mean)
+            everywhere = torch.ones(len(dataset), dtype=torch.bool)
+            return Reference(Moments(exact.mean, exact.stddev, nothing, nothing), everywhere, True)
+    parts = [_from_chains(model, dataset[part], quantities, chains, min_ess, seed)
+             for part in torch.arange(len(dataset)).split(_TOGETHER)]
+    moments = Moments(*(torch.cat([getattr(part.moments, name) for part in parts])
+                        for name in Moments.__dataclass_fields__))
+    return Reference(moments, torch.cat([part.usable for part in parts]), False)
+
+
+def _from_chains(model: Model, dataset: Dataset, quantities: Quantities, chains: Mapping[str, Any], min_ess: float,
+                 seed: int) -> Reference:
+    theta = run_baseline(model, dataset, "hmc", seed=seed, **chains).theta
+    with torch.no_grad():
+        values = quantities(model, _double(dataset), theta)
+    usable = Convergence.of(values).converged(_MAX_R_HAT, min_ess)
+    return Reference(moments_of(values), usable, False)
+
+
+def _double(dataset: Dataset) -> Dataset:
+    y = None if dataset.y is None else dataset.y.double()
+    return Dataset(dataset.x.double(), y, dataset.observed, dataset.features)
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Of an answer, (B,) each, over the quantities of a dataset; NaN where the reference is not usable.
+
+    Attributes:
+        mean: largest error of a mean, in reference sds.
+        narrowest, widest: smallest and largest ratio of sds.
+        allowance: what chance alone may add to an error of a mean: three standard errors of draws and reference.
+    """
+
+    mean: Tensor
+    narrowest: Tensor
+    widest: Tensor
+    allowance: Tensor
+
+    @property
+    def accurate(self) -> Tensor:
+        """(B,) bool: means within 0.1 sd and sds within 10%, nothing allowed for chance."""
+        return ((self.mean <= MOST_MEAN_ERROR) & (self.narrowest >= LEAST_SD_RATIO) & (self.widest <= MOST_SD_RATIO))
+
+    @property
+    def accurate_up_to_chance(self) -> Tensor:
+        """(B,) bool: the same with the allowance; the error of a log sd is that of a mean over the root of two."""
+        chance = (self.allowance / 2**0.5).exp()
+        return ((self.mean <= MOST_MEAN_ERROR + self.allowance) & (self.narrowest >= LEAST_SD_RATIO / chance)
+                & (self.widest <= MOST_SD_RATIO * chance))
+
+    @property
+    def wrong(self) -> Tensor:
+        """(B,) bool: some mean is off by more than 0.25 sd."""
+        return self.mean > WRONG
+
+
+def errors_of(answer: Posterior, reference: Reference, quantities: Quantities, num_draws: int, seed: int = 0) -> Errors:
+    """Compare an answer's draws with a reference."""
+    with torch.no_grad():
+        theta = answer.sample_theta(num_draws, seed).double()
+        values = quantities(answer.model, _double(answer.dataset), theta[:, None])[:, 0]
+    known, ok = reference.moments, reference.usable
+    mean = ((values.mean(1) - known.mean) / known.sd).abs().amax(-1)
+    ratio = values.std(1) / known.sd
+    doubt = (1.0 / num_draws + (known.mean_error / known.sd).square().amax(-1)).sqrt()
+    figures = (mean.nan_to_num(torch.inf), ratio.amin(-1).nan_to_num(0.0), ratio.amax(-1).nan_to_num(torch.inf),
+               _ALLOWED_ERRORS * doubt)
+    return Errors(*(torch.where(ok, figure, torch.nan) for figure in figures))
