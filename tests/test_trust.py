@@ -20,6 +20,7 @@ from posteria.randomness import generator_for
 from posteria.refinement import Accuracy
 from posteria.tasks import SimulatedTask
 from posteria.trust import Familiarity, diagnose, refine_draws
+from posteria.trust.familiarity import traits_of
 from posteria.types import Dataset
 from tests.problems import simulated
 
@@ -360,3 +361,9 @@ def test_familiarity_is_saved_and_padding_changes_nothing(estimator: Estimator, 
     assert Familiarity.from_tensors({}) is None
     with pytest.raises(InputError, match="num_datasets: got 10; takes 64 or more"):
         again.familiarise(SimulatedTask(again.model), num_datasets=10)
+
+
+def test_rounding_errors_are_no_trait() -> None:
+    x = torch.randn(3, 20, 2, generator=generator_for(0))
+    centred = Dataset.of(x - x.mean(1, keepdim=True))
+    assert torch.equal(traits_of(centred), traits_of(replace(centred, x=centred.x + 1e-7)))

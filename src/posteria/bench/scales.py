@@ -74,7 +74,7 @@ class Scale:
         iterative = encoder == "iterative"
         if self.name == "smoke":
             return _SMOKE_ITERATIVE_STEPS if iterative else _SMOKE_STEPS
-        if self.name == "laptop" and density == OWN and setup.task == "nonlinear_regression":
+        if self.name == "laptop" and density == OWN and _searches_long(setup):
             return _LAPTOP_LONG_SEARCH_STEPS[setup.large]
         if self.name == "laptop":
             steps = _LAPTOP_ITERATIVE_STEPS if iterative else _LAPTOP_STEPS
@@ -131,11 +131,16 @@ def _search(setup: Setup) -> dict[str, Any]:
     return {}
 
 
-# Regression networks gain from more looks at a few features, and from a longer climb at many; training adds little.
+# Regression networks of a fixed size gain from more looks at a few features, and from a longer climb at many. Those of
+# any size meet real tables too, where a longer climb only fits the noise closer.
 _LONG_SEARCH: tuple[dict[str, Any], dict[str, Any]] = (
     {"encoder": {"name": "iterative", "options": {"widenings": 100, "candidates": 16}}, "batch_size": 16},
     {"encoder": {"name": "iterative", "options": {"candidates": 4, "climbs": 60}}, "batch_size": 16},
 )
+
+
+def _searches_long(setup: Setup) -> bool:
+    return setup.task == "nonlinear_regression" and not setup.variable
 
 
 def _own(setup: Setup, objective: str) -> dict[str, Any]:
@@ -144,10 +149,8 @@ def _own(setup: Setup, objective: str) -> dict[str, Any]:
         flow = {"density": {"name": "spline_flow", "options": {"symmetrise": True}}}
         # A symmetrised density costs a sum over labellings: 2 of them for two components, 120 for five.
         return flow | ({"batch_size": 16} if setup.classes > 2 else {})
-    if setup.task == "nonlinear_regression":
-        return {"density": {"name": "low_rank"}, **_LONG_SEARCH[setup.large]}
-    if setup.task == "nonlinear_classification":
-        return {"density": {"name": "low_rank"}}
+    if setup.task.startswith("nonlinear"):
+        return {"density": {"name": "low_rank"}} | (_LONG_SEARCH[setup.large] if _searches_long(setup) else {})
     if setup.task == "linear_classification" and setup.large:
         return _mean_field_classification(setup)
     return {"density": {"name": "full"}}

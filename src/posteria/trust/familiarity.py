@@ -20,6 +20,8 @@ SIZES = ("rows", "features")
 SCALES = ("x location", "x scale", "x tails", "x correlation", "y location", "y scale", "y tails")
 # Datasets of one draw share their size in some tasks: few per draw show more sizes.
 _BATCH, _LEAST = 4, 64
+# Columns that were standardised have a location of 1e-8, say: rounding errors must not rank them.
+_DECIMALS = 2
 _SALT = 86_028_121
 
 
@@ -132,7 +134,7 @@ def traits_of(dataset: Dataset) -> Tensor:
     if dataset.y is not None:
         location, scale, unit = _standardised(dataset.y.double(), dataset.observed, rows)
         traits += [location, scale.clamp(min=1e-15).log(), unit.abs().amax(-1)]
-    return torch.stack(traits, -1)
+    return torch.stack(traits, -1).round(decimals=_DECIMALS)
 
 
 def _standardised(values: Tensor, real: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
