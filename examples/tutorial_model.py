@@ -63,11 +63,14 @@ def main(budget: dict[str, Any], num_datasets: int = 500) -> None:
     y = predict({name: torch.tensor(value) for name, value in truth.items()}, x).sample()
     experiment = Dataset.of(x, y)
 
-    ours = estimator.posterior(experiment).summary()
+    posterior = estimator.posterior(experiment)
+    refined = posterior.refine()
+    print(f"{refined.status[0]}: {refined.reason[0]}")
     sampler = posteria.run_baseline(model, experiment, "hmc", seed=0)
     print(*sampler.notes, sep="\n")
-    print(pd.concat({"truth": pd.Series(truth), "posteria": ours, "hmc": sampler.summary()[ours.columns]}, axis=1)
-          .round(2).to_string())
+    tables = {"network": posterior.summary(), "refined": refined.posterior.summary(), "hmc": sampler.summary()}
+    sides = {name: table[["mean", "sd", "2.5%", "97.5%"]] for name, table in tables.items()}
+    print(pd.concat({"truth": pd.Series(truth), **sides}, axis=1).round(2).to_string())
     # --8<-- [end:sampler]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
 from posteria.bench import trust_bench
 from posteria.bench.runner import run_cells
@@ -21,6 +22,7 @@ from posteria.bench.trust_cases import CASES
 from posteria.bench.trust_report import verdicts, write_trust_report
 from posteria.bench.trust_shifts import SHIFTS, draw_shifted
 from posteria.bench.workspace import Workspace
+from posteria.cli import app
 from posteria.errors import InputError
 from posteria.models import GaussianMean, LinearClassification, LinearRegression, Model, build_model
 from posteria.posterior import Posterior
@@ -233,3 +235,12 @@ def test_goals_say_no_where_a_cell_misses_them() -> None:
     assert [v.reached for v in found if "moved by one sd" in v.goal] == [False]
     assert [v.reached for v in found if "too narrow" in v.goal] == [None]
     assert "**no**" in found[3].line
+
+
+def test_the_command_reports_what_there_is_and_names_what_does_not_exist(tmp_path: Path) -> None:
+    command = ["bench", "trust", "--out", str(tmp_path), "--report-only"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "reports" / "trust_smoke.md").read_text(encoding="utf-8")
+    assert text.count("not measured.") == 6 + len(FAULTS)
+    assert CliRunner().invoke(app, [*command, "--case", "lr_3d"]).exit_code == 2

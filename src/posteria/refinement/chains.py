@@ -7,7 +7,7 @@ disagree.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,7 +20,13 @@ from posteria.refinement.problem import Counted, Problem
 MAX_R_HAT = 1.01
 _MOST_WARMUP = 4
 _SUPERCHAINS, _CHAINS = 8, 8
-_WARMUP, _NUM_SAMPLES, _ROUNDS = 60, 40, 4
+_WARMUP, _NUM_SAMPLES, _ROUNDS = 60, 40, 3
+# Chains that nearly agree go on as they are, for so many times as long, before they are warmed up anew.
+_STRETCHES, _NEARLY = (1, 2, 4), 1.03
+# Two rounds that leave superchains further apart than this are not for lack of time: they sit in different modes.
+_HOPELESS = 1.1
+# Gradients per dataset after which nothing new is begun.
+_MOST_EVALUATIONS = 1_000_000
 
 
 def nested_r_hat(draws: Tensor) -> Tensor:
@@ -63,6 +69,10 @@ class ChainRun:
     converged: Tensor
     evaluations: Tensor
 
+    def __getitem__(self, index: Tensor) -> ChainRun:
+        """Those of the chosen datasets."""
+        return ChainRun(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
     def put(self, index: Tensor, other: ChainRun) -> None:
         """Take over the draws of some datasets; evaluations add up."""
         for name in ("z", "r_hat", "ess", "converged"):
@@ -84,6 +94,10 @@ def overdispersed(problem: Problem, draws: Tensor) -> Tensor:
 def run_chains(problem: Problem, starts: Tensor, target: Accuracy, generator: torch.Generator) -> ChainRun:
     """Chains of HMC until superchains agree, in rounds; each goes on with the datasets that have not converged.
 
+    A round takes more draws while some dataset nearly converges. After two rounds, those whose superchains are still
+    far apart are given up, so that a posterior with modes apart fails soon; and nothing is begun after a million
+    gradients, so that every dataset comes to an end.
+
     Step size and metric are adapted per dataset as in :mod:`posteria.baselines.hmc`: from the curvature at the mode
     uphill of the best chain, then from the covariance of all chains.
 
@@ -102,7 +116,8 @@ def _block(problem: Problem, starts: Tensor, target: Accuracy, generator: torch.
     z = starts.repeat_interleave(_CHAINS, 1)
     everything = _round(problem, z, 0, target, generator)
     for number in range(1, _ROUNDS):
-        rest = (~everything.converged).nonzero()[:, 0]
+        lost = everything.r_hat > (_HOPELESS if number > 1 else torch.inf)
+        rest = (~everything.converged & ~lost & (everything.evaluations < _MOST_EVALUATIONS)).nonzero()[:, 0]
         if not len(rest):
             break
         last = everything.z[rest].unflatten(1, (z.shape[1], -1))[:, :, -1]
@@ -118,15 +133,29 @@ def _round(problem: Problem, z: Tensor, number: int, target: Accuracy, generator
     state = sampler.init(z, generator)
     for _ in range(sampler.num_warmup):
         state, _ = sampler.update(state, generator)
-    kept = []
-    for _ in range(_NUM_SAMPLES):
-        for _ in range(longer):
-            state, _ = sampler.update(state, generator)
-        kept.append(state.z)
-    return _judged(problem, torch.stack(kept, 2), target, counted.evaluations)
+    kept, run = [], None
+    for stretch in _STRETCHES:
+        while len(kept) < stretch * _NUM_SAMPLES:
+            for _ in range(longer):
+                state, _ = sampler.update(state, generator)
+            kept.append(state.z)
+        judged = _judged(problem, torch.stack(kept[stretch - 1::stretch], 2), target)
+        run = judged if run is None else _better(run, judged)
+        going = ~run.converged & (run.r_hat < _NEARLY)
+        if not going.any() or counted.evaluations >= _MOST_EVALUATIONS:
+            break
+    assert run is not None  # there are stretches
+    return replace(run, evaluations=torch.full_like(run.evaluations, counted.evaluations))
 
 
-def _judged(problem: Problem, draws: Tensor, target: Accuracy, evaluations: int) -> ChainRun:
+def _better(run: ChainRun, longer: ChainRun) -> ChainRun:
+    """The longer run, where the shorter had not converged already."""
+    rest = (~run.converged).nonzero()[:, 0]
+    run.put(rest, longer[rest])
+    return run
+
+
+def _judged(problem: Problem, draws: Tensor, target: Accuracy) -> ChainRun:
     """Draws (B, C, S, P) with their diagnostics."""
     batch, chains, length = draws.shape[:3]
     flat = draws.flatten(1, 2)
@@ -142,5 +171,4 @@ def _judged(problem: Problem, draws: Tensor, target: Accuracy, evaluations: int)
     ess = torch.where(problem.counted, ess, torch.inf).nan_to_num(0.0, torch.inf).amin(-1)
     enough = (target.margin(problem.counted)[:, 0] / min(target.mean, target.log_sd)).square()
     converged = (r_hat < MAX_R_HAT) & (ess >= enough) & height.isfinite().all(-1)
-    count = torch.full((batch,), evaluations, dtype=torch.long)
-    return ChainRun(flat, r_hat, ess, converged, count)
+    return ChainRun(flat, r_hat, ess, converged, torch.zeros(batch, dtype=torch.long))

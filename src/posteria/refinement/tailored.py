@@ -59,7 +59,9 @@ def tailored(problem: Problem, starts: Tensor, target: Accuracy, generator: torc
         effort = Moments.of(part.values(z), weights.weights).effort(target, part.counted)
         done = weights.reliable & (effort <= 1.0) & (weights.ess >= _LEAST_ESS)
         answer.parts.append((index[done], z[done], weights[done]))
-        index, left = index[~done], ~done
+        # Fewer effective draws than parameters say nothing of a covariance: the proposal would not get better.
+        left = ~done & ((weights.ess >= part.active.sum(-1)) | (number == 0))
+        index = index[left]
         if not len(index):
             break
         proposal = _moved(proposal, plain, weights)[left]

@@ -1,0 +1,85 @@
+"""Many short chains: known answers, and that every dataset comes to an end."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Normal
+
+from posteria.models import CustomModel, LinearClassification, LinearRegression, Model, Parameter
+from posteria.randomness import generator_for
+from posteria.refinement import Accuracy, chains, run_chains
+from posteria.refinement.chains import ChainRun, overdispersed
+from posteria.refinement.tailored import tailored
+from posteria.trust.posing import problem_of, to_theta
+from posteria.types import Dataset
+from tests.problems import simulated
+
+
+def run(model: Model, dataset: Dataset) -> ChainRun:
+    problem = problem_of(model, dataset)
+    draws = torch.zeros(len(dataset), 4, problem.active.shape[1])
+    return run_chains(problem, overdispersed(problem, draws), Accuracy(), generator_for(0))
+
+
+def two_modes() -> tuple[Model, Dataset]:
+    """y ~ N(root², 0.5²)."""
+    def predict(params: dict[str, Tensor], x: Tensor) -> Normal:
+        return Normal((params["root"] ** 2).expand(x.shape[0]), 0.5)
+
+    model = CustomModel([Parameter("root", prior=Normal(0.0, 2.0))], predict=predict)
+    return model, Dataset.of(torch.zeros(1, 20, 1), 4.0 + 0.5 * torch.randn(1, 20, generator=generator_for(0)))
+
+
+def test_chains_draw_from_a_known_posterior() -> None:
+    model = LinearRegression()
+    dataset = simulated(model, 2, rows=30, batch=3)
+    done = run(model, dataset)
+    assert done.converged.all()
+    assert done.z.shape == (3, 64 * 40, 3)
+    exact, theta = model.exact_posterior(dataset), to_theta(problem_of(model, dataset), done.z)
+    # The sizes are the smaller ones of those for means and (doubled) for variances: both errors are at most this.
+    error = done.ess[:, None].rsqrt()
+    assert (((theta.mean(1) - exact.mean) / exact.stddev).abs() < 4.0 * error).all()
+    assert ((theta.std(1) / exact.stddev).log().abs() < 4.0 * error).all()
+
+
+def test_modes_apart_are_given_up_after_two_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+    original = chains._round
+
+    def counted(problem: object, z: Tensor, number: int, *rest: object) -> ChainRun:
+        begun.append(number)
+        return original(problem, z, number, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(chains, "_round", counted)
+    done = run(*two_modes())
+    assert not done.converged.any()
+    assert (done.r_hat > 1.2).all()
+    assert begun == [0, 1]
+
+
+def test_nothing_is_begun_when_the_budget_is_spent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chains, "_MOST_EVALUATIONS", 1)
+    short = run(*two_modes())
+    monkeypatch.undo()
+    assert not short.converged.any()
+    assert (short.evaluations < run(*two_modes()).evaluations).all()
+
+
+def test_chains_that_nearly_agree_go_on() -> None:
+    """Forty draws per chain are too few here; more of them, thinned, are enough, and cheaper than another warm-up."""
+    model = LinearClassification(classes=2, temperature=0.3, reference=True)
+    done = run(model, simulated(model, 12, rows=60, batch=1))
+    assert done.converged.all()
+    assert done.z.shape[1] == 64 * 40
+
+
+def test_a_proposal_that_cannot_be_learned_is_given_up() -> None:
+    model = LinearClassification(classes=2, temperature=0.05, reference=True)
+    problem = problem_of(model, simulated(model, 20, rows=60, batch=2))
+    answer = tailored(problem, torch.zeros(2, 1, problem.active.shape[1]).double(), Accuracy(), generator_for(0))
+    assert sum(len(index) for index, _, _ in answer.parts) == 0
+    assert (answer.ess < problem.active.sum(-1)).all()
+    assert answer.evaluations < 10_000
