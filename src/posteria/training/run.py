@@ -26,6 +26,7 @@ from posteria.training.hardware import choose_device, choose_encoder_dtype
 from posteria.training.interrupt import StopRequest
 from posteria.training.log import Bar, CsvLog, Log, Row, TensorBoardLog
 from posteria.training.validation import Validation
+from posteria.trust import LEAST_FAMILIAR
 
 CHECKPOINT, LOG = "checkpoint.safetensors", "log.csv"
 Callback = Callable[[Row], None]
@@ -35,8 +36,9 @@ _SECONDS_BETWEEN_BAR_UPDATES = 0.5
 # Fields of the recipe in which a resumed run may differ: they do not touch its result.
 _MAY_CHANGE = frozenset({"checkpoint_every_seconds", "tensorboard"})
 # Sets the global random state (dropout) apart from the step's own generator.
-# Training datasets that an estimator remembers, to tell others apart from them: the price of a few steps.
-_FAMILIAR_DATASETS = 128
+# Training datasets that an estimator remembers, to tell others apart from them: at most so many, and one for so many
+# seen, so that they cost little; none where that leaves too few.
+_FAMILIAR_DATASETS, _SEEN_PER_FAMILIAR = 128, 8
 _GLOBAL_SALT = 0x5DEECE66D
 
 
@@ -244,7 +246,9 @@ class Run:
         self.estimator.eval().encoder_dtype = None
         result = {name: value for name, value in self.history[-1].items() if math.isfinite(value)}
         self.estimator.info = replace(self.estimator.info, training={**self.record, "result": result})
-        self.estimator.familiarise(self.task, _FAMILIAR_DATASETS, self.recipe.seed)
+        familiar = min(_FAMILIAR_DATASETS, self.steps * self.recipe.batch_size // _SEEN_PER_FAMILIAR)
+        if familiar >= LEAST_FAMILIAR:
+            self.estimator.familiarise(self.task, familiar, self.recipe.seed)
         if self.folder is not None:
             with explained_disk_errors(self.folder):
                 self.estimator.save(self.folder)

@@ -19,7 +19,8 @@ from posteria.types import Dataset
 SIZES = ("rows", "features")
 SCALES = ("x location", "x scale", "x tails", "x correlation", "y location", "y scale", "y tails")
 # Datasets of one draw share their size in some tasks: few per draw show more sizes.
-_BATCH, _LEAST = 4, 64
+_BATCH = 4
+LEAST_FAMILIAR = 64
 # Columns that were standardised have a location of 1e-8, say: rounding errors must not rank them.
 _DECIMALS = 2
 _SALT = 86_028_121
@@ -50,8 +51,8 @@ class Familiarity:
         Raises:
             InputError: fewer than 64 datasets.
         """
-        if len(summaries) < _LEAST:
-            raise InputError.of("num_datasets", len(summaries), f"{_LEAST} or more")
+        if len(summaries) < LEAST_FAMILIAR:
+            raise InputError.of("num_datasets", len(summaries), f"{LEAST_FAMILIAR} or more")
         from sklearn.covariance import LedoitWolf
 
         fitted, held_out = summaries.double().chunk(2)
