@@ -40,8 +40,9 @@ _LAPTOP_RECIPE = {"batch_size": 32, "learning_rate": 2e-3}
 _LAPTOP_ITERATIVE_STEPS = {"gaussian_mean": (200, 200), "gaussian_mixture": (150, 150), "linear_regression": (200, 200),
                            "linear_classification": (150, 150), "nonlinear_regression": (60, 60),
                            "nonlinear_classification": (40, 40)}
-# With a longer search a step costs more, and there is less to learn.
+# With a longer search, or more classes, a step costs more, and there is less to learn.
 _LAPTOP_LONG_SEARCH_STEPS = (20, 30)
+_LAPTOP_MANY_CLASSES_STEPS = 10
 _SMOKE_STEPS, _SMOKE_ITERATIVE_STEPS, _SMOKE_BATCH = 10, 2, 8
 _SMOKE_SEARCH = {"climbs": 3, "widenings": 2, "candidates": 2}
 _FEW_ITERATIONS = {"num_warmup": 50, "iterations": 100, "num_samples": 25, "thin": 2}
@@ -76,6 +77,8 @@ class Scale:
             return _SMOKE_ITERATIVE_STEPS if iterative else _SMOKE_STEPS
         if self.name == "laptop" and density == OWN and _searches_long(setup):
             return _LAPTOP_LONG_SEARCH_STEPS[setup.large]
+        if self.name == "laptop" and iterative and setup.task == "nonlinear_classification" and setup.classes > 2:
+            return _LAPTOP_MANY_CLASSES_STEPS
         if self.name == "laptop":
             steps = _LAPTOP_ITERATIVE_STEPS if iterative else _LAPTOP_STEPS
             return steps[setup.task][setup.large] * _STEPS_FACTOR.get(encoder, 1)
