@@ -349,6 +349,17 @@ def test_strange_datasets_are_seen(estimator: Estimator, change: Any, trait: str
     assert any(trait in note for note in found.notes)
 
 
+@pytest.mark.parametrize("summaries", [torch.zeros(128, 3), torch.full((128, 3), torch.nan),
+                                       torch.randn(128, 1, generator=torch.Generator().manual_seed(0)) * 1e8
+                                       * torch.ones(3)], ids=["constant", "not finite", "one direction"])
+def test_familiarity_of_degenerate_summaries_is_learned_and_objects_to_others(summaries: Tensor) -> None:
+    known = Familiarity.of(summaries, torch.zeros(128, 9))
+    assert known.whitening.isfinite().all()
+    if summaries.isfinite().all():
+        assert (known.p_value(summaries[64:]) > 1 / 65).float().mean() > 0.95
+        assert (known.p_value(torch.tensor([[1e12, -1e12, 5.0]])) < 0.05).all()
+
+
 def test_familiarity_is_saved_and_padding_changes_nothing(estimator: Estimator, tmp_path: Any) -> None:
     estimator.save(tmp_path)
     again = Estimator.load(tmp_path)

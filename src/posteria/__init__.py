@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from posteria.calibrate import check_calibration
     from posteria.errors import InputError, PosteriaError
     from posteria.estimator import Estimator, EstimatorInfo
+    from posteria.every_model import Universal, universal
     from posteria.inference import infer_table
     from posteria.models import CustomModel, Model, Parameter, build_model
     from posteria.objectives import ForwardKL, ReverseKL
@@ -41,6 +42,7 @@ _HOMES = {
     "posteria.tasks": ("SimulatedTask",),
     "posteria.training": ("TrainConfig", "train"),
     "posteria.types": ("Dataset",),
+    "posteria.every_model": ("Universal", "universal"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -58,12 +60,14 @@ __all__ = [
     "ReverseKL",
     "SimulatedTask",
     "TrainConfig",
+    "Universal",
     "build_model",
     "check_calibration",
     "infer_table",
     "load",
     "run_baseline",
     "train",
+    "universal",
 ]
 
 

@@ -6,6 +6,7 @@ Loading rebuilds the parts from the JSON and checks a stored reference output.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import json
@@ -26,7 +27,7 @@ from posteria.densities.base import Density
 from posteria.densities.symmetric import Symmetrised, permutations_of_axis
 from posteria.encoders import ENCODERS
 from posteria.encoders.base import Encoder, EncoderSpec
-from posteria.errors import CheckpointError, DataError, InputError
+from posteria.errors import CheckpointError, DataError, InputError, UnsupportedError
 from posteria.models import Model, build_model, model_to_json
 from posteria.models.log_joint import ModelLogJoint
 from posteria.posterior import Encoding, Posterior
@@ -106,9 +107,7 @@ class Estimator(nn.Module):
         self.encoder_dtype: torch.dtype | None = None
         most = self.info.columns[1]
         correlated = DENSITIES[self.density_part.name].correlated if self.density_part.name in DENSITIES else True
-        spec = EncoderSpec(most, model.target != "none", getattr(model, "num_classes", 0), len(model.parameters),
-                           bool(model.exchangeable_axes), correlated)
-        self.encoder: Encoder = _build(ENCODERS, "encoder", self.encoder_part, spec)
+        self.encoder: Encoder = _build(ENCODERS, "encoder", self.encoder_part, _spec(model, most, correlated))
         fixed = self.info.columns[0] == most or not self.encoder.free_size
         num_parameters = model.layout(most).size if fixed else None
         context = ContextSpec(self.encoder.summary_dim, self.encoder.token_dim, num_parameters, self.encoder.located)
@@ -118,6 +117,23 @@ class Estimator(nn.Module):
     def fixed_size(self) -> bool:
         """Datasets are padded to the most columns, because encoder or density has one size."""
         return not (self.encoder.free_size and self.density.free_size)
+
+    def for_model(self, model: Model) -> Estimator:
+        """The same networks, weights shared, for another model: itself where it is the model already.
+
+        Raises:
+            UnsupportedError: the encoder is made for one model, or the density for one number of parameters.
+        """
+        if model is self.model:
+            return self
+        if not self.density.free_size or self.density.spec.num_parameters is not None:
+            raise UnsupportedError("density: made for one number of parameters; takes an estimator of any number of "
+                                   "columns")
+        other = copy.copy(self)
+        encoder = self.encoder.for_spec(_spec(model, self.info.columns[1], self.density.correlated))
+        other._modules = {**self._modules, "encoder": encoder}
+        other.model, other.familiarity = model, None
+        return other
 
     def prepare(self, dataset: Dataset) -> Dataset:
         """Check a dataset against the model and the sizes known, and pad it where the networks need it.
@@ -231,7 +247,7 @@ class Estimator(nn.Module):
                 or a reference output that is not reproduced.
         """
         folder = Path(path)
-        description = _read_description(folder)
+        description = read_description(folder)
         tensors = _read_weights(folder, description)
         model = model or build_model_of(description, folder)
         _compare_models(description, model, folder)
@@ -311,6 +327,11 @@ def build_model_of(description: Mapping[str, Any], folder: Path) -> Model:
     return build_model(named["name"], priors=named.get("priors"), **named.get("options", {}))
 
 
+def _spec(model: Model, columns: int, correlated: bool) -> EncoderSpec:
+    return EncoderSpec(columns, model.target != "none", getattr(model, "num_classes", 0), len(model.parameters),
+                       bool(model.exchangeable_axes), correlated)
+
+
 def _build(registry: Mapping[str, Any], kind: str, part: Part, spec: Any) -> Any:
     if part.name not in registry:
         raise InputError.of(kind, repr(part.name), f"one of {sorted(registry)}")
@@ -371,7 +392,12 @@ def _columns_of(stored: list[list[Any]], model: Model) -> int:
     return 1 + len(model.extra_columns)
 
 
-def _read_description(folder: Path) -> dict[str, Any]:
+def read_description(folder: Path) -> dict[str, Any]:
+    """What ``estimator.json`` says.
+
+    Raises:
+        CheckpointError: it is missing, corrupt or foreign.
+    """
     path = folder / DESCRIPTION
     try:
         description = json.loads(path.read_text())

@@ -25,6 +25,7 @@ class TrustCase:
         fields: of the training configuration, in place of the setup's.
         quantities: what is compared: the parameters, or functions of them that no relabelling changes.
         exact: there is an exact posterior.
+        laptop_steps: of training at that scale, in place of the setup's.
     """
 
     setup: Setup
@@ -32,10 +33,13 @@ class TrustCase:
     fields: Mapping[str, Any]
     quantities: Quantities = parameters
     exact: bool = False
+    laptop_steps: int | None = None
 
     def config(self, scale: Scale, seed: int = 0) -> TrainConfig:
         """Of the training run; shared with the other benches where it is theirs."""
         fields = scale.fields(self.setup, _METHOD, seed)
+        if scale.name == "laptop" and self.laptop_steps is not None:
+            fields |= {"steps": self.laptop_steps, "validate_every": self.laptop_steps}
         return TrainConfig.of(**{**fields, **self.fields})
 
 
@@ -51,6 +55,9 @@ def _counts(dim: int) -> TrustCase:
     return TrustCase(Setup("linear_regression", dim), columns, fields)
 
 
+# At temperature 0.1 posteriors are skewed. Forward KL covers their tails, so that importance weights are bounded; the
+# tables' reverse KL leaves a third of the datasets to the third rung.
+_COVERING = {"objective": "forward_kl", "density": {"name": "spline_flow"}}
 # The paper's tables reward draws near their mean in many dimensions, and get a mean-field density there; posteriors
 # that are to be trusted want the full one.
 _FULL = {"density": {"name": "full"}, "encoder": {"name": "iterative", "options": {}}}
@@ -59,7 +66,7 @@ CASES: Mapping[str, TrustCase] = {
     "gm_100d": TrustCase(SETUPS["gm_100d"], 100, {}, exact=True),
     "lr_2d": _regression(2),
     "lr_25d": _regression(25),
-    "lc_2d_2c": TrustCase(SETUPS["lc_2d_2c"], 2, {}),
+    "lc_2d_2c": TrustCase(SETUPS["lc_2d_2c"], 2, _COVERING, laptop_steps=300),
     "lc_25d_2c": TrustCase(Setup("linear_classification", 25, 2), 25, _FULL),
     "poisson_5d": _counts(5),
     "gmm_2d_2c": TrustCase(SETUPS["gmm_2d_2c"], 2, {}, labelling_free),

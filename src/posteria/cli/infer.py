@@ -33,10 +33,14 @@ def infer(
     trust: Annotated[Trust, typer.Option(
         help="auto: check the answer against the model's likelihood and mend it where needed; strict: exit with 3 when "
              "that fails; off: neither.")] = Trust.AUTO,
+    model: Annotated[str | None, typer.Option(
+        help="With the estimator [bold]universal[/bold]: a model of [bold]posteria list[/bold].")] = None,
     model_file: Annotated[str | None, typer.Option(
-        help="path.py:function of the model, for an estimator trained with --model-file.")] = None,
+        help="path.py:function of the model, for an estimator trained with --model-file, or for universal.")] = None,
     option: Annotated[list[str] | None, typer.Option(
-        metavar="KEY=VALUE", help="Arguments of that function. May be repeated.")] = None,
+        metavar="KEY=VALUE", help="Options of --model, or arguments of that function. May be repeated.")] = None,
+    prior_scale: Annotated[float | None, typer.Option(
+        help="With universal: standard deviation of the model's normal priors.")] = None,
 ) -> None:
     """The posterior of a table: summary.csv, draws.parquet and report.html in --out.
 
@@ -47,6 +51,11 @@ def infer(
         --columns age,sex,bmi --out out
     posteria infer run counts.csv --target n \\
         --model-file my_model.py:build --out out
+
+    \b
+    [bold]Any model, without training[/bold]
+    posteria infer universal counts.csv --target n \\
+        --model poisson_regression --prior-scale 0.5 --out out
 
     Numeric columns (and a numeric target) are standardised; text and boolean columns become 0/1 columns; labels of a
     target become classes. Rows with missing values are refused. Parameters are reported as the model has them and,
@@ -63,7 +72,7 @@ def infer(
         from posteria.tables import read_table
 
         table = read_table(data)
-        loaded = load_estimator(estimator, model_file, option or [])
+        loaded = load_estimator(estimator, model_file, option or [], model, prior_scale)
         chosen = None if columns is None else [name.strip() for name in columns.split(",")]
         result = infer_table(loaded, table, target, chosen, num_samples, seed, trust is not Trust.OFF)
         for sentence in result.notes:

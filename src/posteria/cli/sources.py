@@ -79,9 +79,34 @@ def model_from_file(place: str, options: Mapping[str, Any]) -> Model:
     return model
 
 
-def load_estimator(place: str, model_file: str | None, options: Sequence[str] = ()) -> Estimator:
-    """The estimator in a folder, or a shipped one by name."""
-    from posteria.estimator import DESCRIPTION
+def load_estimator(place: str, model_file: str | None, options: Sequence[str] = (), model: str | None = None,
+                   prior_scale: float | None = None) -> Estimator:
+    """The estimator in a folder, or a shipped one by name; for the model named, where it serves every model."""
+    from posteria.every_model import serves_every_model
+
+    loaded = _load(place, model_file, options)
+    if serves_every_model(loaded):
+        return _for_model(loaded, model, model_file, options, prior_scale)
+    for name, value in (("--model", model), ("--prior-scale", prior_scale)):
+        if value is not None:
+            raise InputError.of(name, str(value), f"the estimator universal; {place} has a model and priors of its own")
+    return loaded
+
+
+def _for_model(loaded: Estimator, model: str | None, model_file: str | None, options: Sequence[str],
+               prior_scale: float | None) -> Estimator:
+    from posteria.every_model import Universal
+    from posteria.models import build_model
+
+    if (model is None) == (model_file is None):
+        raise InputError.of("--model, --model-file", "neither" if model is None else "both", "one of the two")
+    own = parse_options(options)["model"]
+    built = build_model(model, **own) if model is not None else model_from_file(model_file or "", own)
+    return Universal(loaded).estimator(built, prior_scale=prior_scale)
+
+
+def _load(place: str, model_file: str | None, options: Sequence[str]) -> Estimator:
+    from posteria.estimator import DESCRIPTION, read_description
     from posteria.shipped import load, shipped_names
 
     if place in shipped_names():
@@ -94,8 +119,10 @@ def load_estimator(place: str, model_file: str | None, options: Sequence[str] = 
         unfinished = next(folder.glob("checkpoint*"), None)
         raise CheckpointError(f"RUN_OR_NAME: {folder} holds no finished estimator"
                               + ("; its training can go on with posteria train ... --resume" if unfinished else ""))
-    model = None if model_file is None else model_from_file(model_file, parse_options(options)["model"])
-    return load(folder, model)
+    own = None
+    if model_file is not None and read_description(folder)["model"].get("name") is None:  # its code is not stored
+        own = model_from_file(model_file, parse_options(options)["model"])
+    return load(folder, own)
 
 
 def output_folder(path: Path) -> Path:

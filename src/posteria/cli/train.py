@@ -40,6 +40,9 @@ def train(
     option: Annotated[list[str] | None, typer.Option(
         metavar="KEY=VALUE", help="Option of the model, such as noise=inferred; or of another part, such as "
                                   "encoder.layers=4 or training.batch_size=64. May be repeated.")] = None,
+    start: Annotated[str | None, typer.Option(
+        "--from", metavar="RUN_OR_NAME", help="Go on from a trained estimator, such as [bold]universal[/bold]: special "
+                                              "training for one model.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, if there is one.")] = False,
 ) -> None:
     """Train an estimator on datasets simulated from a model, or on datasets of your own.
@@ -73,6 +76,11 @@ def train(
         --max-features 20 --task real_tables --option task.folder=tables \\
         --option task.target=y --out run
 
+    \b
+    [bold]From the network that serves every model: a minute is enough[/bold]
+    posteria train --from universal --model poisson_regression \\
+        --features 5 --minutes 1 --out run
+
     Ctrl-C stops and keeps what was learnt: the same command with --resume goes on.
 
     Exit codes: 0 trained, 1 failed, 2 bad input, 130 stopped.
@@ -93,7 +101,7 @@ def train(
             minutes = _DEFAULT_MINUTES
         parts = _parts({"encoder": encoder, "density": density, "objective": objective, "task": task}, options)
         named = {"model": {"name": model, "options": options["model"]}} if model else {}
-        config = TrainConfig.of(**named, **parts, preset=preset, minutes=minutes, steps=steps, seed=seed,
+        config = TrainConfig.of(**named, **parts, preset=preset, start=start, minutes=minutes, steps=steps, seed=seed,
                                 **options["training"])
         try:
             result = train_estimator(config, folder, resume=resume, model=None if model else built)

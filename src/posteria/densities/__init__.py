@@ -10,12 +10,14 @@ from posteria.densities.base import Density
 from posteria.densities.flow import AffineFlow, SplineFlow
 from posteria.densities.gaussian import DiagonalGaussian, FullGaussian
 from posteria.densities.low_rank import LowRankGaussian
+from posteria.densities.skewed import SkewedGaussian
 from posteria.densities.symmetric import Symmetrised, permutations_of_axis
 
 DENSITIES: dict[str, type[Density]] = {
     "gaussian": DiagonalGaussian,
     "full": FullGaussian,
     "low_rank": LowRankGaussian,
+    "skewed": SkewedGaussian,
     "flow": AffineFlow,
     "spline_flow": SplineFlow,
 }
@@ -27,6 +29,7 @@ __all__ = [
     "DiagonalGaussian",
     "FullGaussian",
     "LowRankGaussian",
+    "SkewedGaussian",
     "SplineFlow",
     "Symmetrised",
     "permutations_of_axis",

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from posteria.errors import UnsupportedError
 from posteria.types import Context, Dataset, LogJoint
 
 
@@ -60,6 +61,15 @@ class Encoder(nn.Module, ABC):
     order_invariant: bool = True
     summary_dim: int
     token_dim: int | None = None
+
+    def for_spec(self, spec: EncoderSpec) -> Encoder:
+        """The same weights for another model.
+
+        Raises:
+            UnsupportedError: they are made for one model.
+        """
+        raise UnsupportedError(f"encoder: {type(self).__name__} is made for one model; takes the iterative encoder "
+                               "with the option shared=True")
 
     @abstractmethod
     def forward(self, dataset: Dataset, log_joint: LogJoint) -> Context:

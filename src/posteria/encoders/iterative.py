@@ -14,6 +14,7 @@ where the log joint is not concave.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,6 +32,10 @@ _START_SEED = 2502
 _TOKEN_FEATURES = 9
 # Where zero is a saddle the log joint is far from quadratic: start beside it, with short steps.
 _SADDLE_START, _SADDLE_DAMPING, _SADDLE_WIDENING = 0.7, 100.0, 10.0
+# Where a line through the guess is looked at, in marginal standard deviations; lines of more parameters cost too much.
+_LINE_PLACES, _MOST_LINES = (-2.0, -1.0, 1.0, 2.0), 128
+# Rows times points times datasets that go through the likelihood together.
+_MOST_LINE_ENTRIES = 10_000_000
 
 
 class IterativeEncoder(Encoder):
@@ -49,6 +54,9 @@ class IterativeEncoder(Encoder):
         dense_up_to: up to this many parameters the curvature is a full matrix, and correlated densities get its
             factor; beyond, models with few observations are solved in the space of the observations.
         inducing: number of pooled tokens through which tokens attend to each other, at a cost linear in P.
+        lines: tokens also see how far the log joint is from a parabola along the line on which their parameter moves
+            and the others follow, at one and two standard deviations: skewness and tails. Up to 128 parameters.
+        shared: tokens do not know which block of which model they belong to, so that one network serves every model.
     """
 
     free_size: ClassVar[bool] = True
@@ -56,7 +64,8 @@ class IterativeEncoder(Encoder):
     located: ClassVar[bool] = True
 
     def __init__(self, spec: EncoderSpec, width: int = 48, climbs: int = 12, widenings: int = 8, layers: int = 3,
-                 candidates: int = 8, heads: int = 4, dense_up_to: int = 256, inducing: int = 16):
+                 candidates: int = 8, heads: int = 4, dense_up_to: int = 256, inducing: int = 16,
+                 lines: bool = False, shared: bool = False):
         super().__init__()
         if candidates < 2 or candidates % 2:
             raise InputError.of("candidates", repr(candidates), "an even number, 2 or more")
@@ -67,8 +76,10 @@ class IterativeEncoder(Encoder):
         self.summary_dim, self.token_dim = width, width
         self.climbs, self.widenings, self.candidates, self.dense_up_to = climbs, widenings, candidates, dense_up_to
         self.exchangeable, self.correlated = spec.exchangeable, spec.full_covariance
-        self.roles = nn.Embedding(spec.num_blocks, width)
+        self.shared = shared
+        self.roles = nn.Embedding(1 if shared else spec.num_blocks, width)
         nn.init.normal_(self.roles.weight, std=0.1)
+        self.read_lines = nn.Linear(len(_LINE_PLACES), width) if lines else None
         self.layers = nn.ModuleList(_Mixer(width, heads, inducing) for _ in range(layers))
         self.move = nn.Linear(width, 2)
         nn.init.zeros_(self.move.weight)
@@ -80,10 +91,21 @@ class IterativeEncoder(Encoder):
         guesses = self._search(log_joint)
         messages = _Messages.of(log_joint)
         sizes = sizes_of(dataset)[:, None].expand(-1, log_joint.active.shape[-1], -1)
-        tokens = self.roles(log_joint.roles).expand(len(dataset), -1, -1)
+        roles = torch.zeros_like(log_joint.roles) if self.shared else log_joint.roles
+        tokens = self.roles(roles).expand(len(dataset), -1, -1)
+        if self.read_lines is not None:
+            tokens = tokens + self.read_lines(_lines(log_joint, guesses[-1], self.correlated))
         for layer, guess in zip(self.layers, guesses, strict=True):
             tokens = layer(tokens, _features(guess, sizes), messages)
         return self._context(log_joint, guesses[-1], self.norm(tokens), sizes)
+
+    def for_spec(self, spec: EncoderSpec) -> Encoder:
+        """The same weights for another model, which takes an encoder whose tokens are ``shared``."""
+        if not self.shared:
+            return super().for_spec(spec)
+        other = copy.copy(self)
+        other.exchangeable, other.correlated = spec.exchangeable, spec.full_covariance
+        return other
 
     def _search(self, log_joint: LogJoint) -> list[Guess]:
         """One guess per layer: the last of those after the climb and after every widening."""
@@ -122,6 +144,31 @@ def _features(guess: Guess, sizes: Tensor) -> Tensor:
                torch.asinh(guess.moved / spread), torch.asinh(guess.score * spread),
                torch.asinh(guess.wobble * spread), spread.log() / 2)
     return torch.cat([torch.stack(columns, -1), sizes], -1)
+
+
+@torch.no_grad()
+def _lines(log_joint: LogJoint, guess: Guess, correlated: bool) -> Tensor:
+    """(B, P, L) squashed log density along every parameter's line, relative to the guess and without its parabola.
+
+    A line runs along the parameter's column of the guess's covariance: the parameter moves by its marginal standard
+    deviation and the others to where they are then expected. Zero where the posterior is the guess.
+    """
+    batch, size = guess.z.shape
+    places = torch.tensor(_LINE_PLACES).to(guess.z)
+    if size > _MOST_LINES:
+        return guess.z.new_zeros(batch, size, len(places))
+    factor = guess.curvature.factor() if correlated else None
+    covariance = torch.diag_embed(guess.spread.square()) if factor is None else torch.cholesky_inverse(factor)
+    directions = covariance / covariance.diagonal(dim1=-2, dim2=-1).clamp(min=1e-12).sqrt()[..., None]
+    height = log_joint.score(guess.z[:, None])[0][..., None]  # (B, 1, 1)
+    block = max(1, _MOST_LINE_ENTRIES // (batch * log_joint.dataset.x.shape[1] * len(places)))
+    found = []
+    for part in directions.split(block, dim=1):
+        points = guess.z[:, None, None] + places[:, None] * part[:, :, None]  # (B, p, L, P)
+        along = log_joint.score(points.flatten(1, 2))[0].unflatten(1, points.shape[1:3])
+        found.append(along - height + places.square() / 2)
+    lines = torch.asinh(torch.cat(found, 1).nan_to_num(0.0, 1e6, -1e6))
+    return torch.where(log_joint.active[..., None], lines, 0.0)
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,10 @@ class MixtureOfTasks:
         self.rows = min(task.rows[0] for task in self.tasks), max(task.rows[1] for task in self.tasks)
         self.gives_theta = all(task.gives_theta for task in self.tasks)
 
+    def pick(self, generator: torch.Generator) -> MixtureOfTasks:
+        """The task that the next batch comes from: itself, since there is one model."""
+        return self
+
     def draw(self, num_datasets: int, generator: torch.Generator, device: torch.device | str = "cpu",
              rows: int | None = None) -> tuple[Dataset, Tensor | None]:
         """A batch of one of the tasks, and the theta (B, P) that generated it where all of them have one.

@@ -56,6 +56,10 @@ class SimulatedTask:
         self._draw_rows = choose("rows_scale", rows_scale, _ROW_SCALES)
         self._draw_columns = choose("vary_features", vary_features, _VARY_FEATURES)
 
+    def pick(self, generator: torch.Generator) -> SimulatedTask:
+        """The task that the next batch comes from: itself, since there is one model."""
+        return self
+
     def draw(self, num_datasets: int, generator: torch.Generator, device: torch.device | str = "cpu",
              rows: int | None = None) -> tuple[Dataset, Tensor]:
         """B datasets of one size and the theta (B, P) that generated them.
@@ -70,12 +74,17 @@ class SimulatedTask:
         """
         rows, features = self.draw_sizes(num_datasets, generator, device, rows)
         theta = self.model.layout(features.shape[-1]).sample_prior((num_datasets,), generator, device)
-        x = self.model.draw_inputs(num_datasets, rows, features.shape[-1], generator, device)
+        x = self.draw_inputs(num_datasets, rows, features.shape[-1], generator, device)
         observed = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         inputs = Dataset(x * features[:, None], None, observed, features)
         dataset = self.model.simulate(theta, inputs, generator)
         # A model of x alone draws every column: those that are not there are padding.
         return replace(dataset, x=dataset.x * features[:, None]), theta
+
+    def draw_inputs(self, num_datasets: int, rows: int, columns: int, generator: torch.Generator,
+                    device: torch.device | str = "cpu") -> Tensor:
+        """(B, N, D) inputs: the model's."""
+        return self.model.draw_inputs(num_datasets, rows, columns, generator, device)
 
     def draw_sizes(self, num_datasets: int, generator: torch.Generator, device: torch.device | str = "cpu",
                    rows: int | None = None) -> tuple[int, Tensor]:

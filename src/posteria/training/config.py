@@ -14,6 +14,7 @@ from posteria.models import Model, build_model
 from posteria.objectives import OBJECTIVES, Objective
 from posteria.objectives.forward_kl import WHY_THETA
 from posteria.randomness import generator_for
+from posteria.shipped import load
 from posteria.tasks import TASKS, Task
 from posteria.training.presets import apply_preset
 from posteria.training.schedule import Decay, Schedule
@@ -119,6 +120,8 @@ class TrainConfig(Recipe):
         model: the model, or None where a model object is passed to :func:`posteria.training.train`.
         encoder, density, objective, task: the other parts.
         preset: "default" or "paper".
+        start: a trained estimator to go on from, a folder or a shipped name: its weights in place of random ones, its
+            encoder and density where they are not given. It must be of the same model, or serve every model.
 
     Examples:
         >>> config = TrainConfig.of(model="linear_regression", minutes=2, preset="paper")
@@ -127,6 +130,7 @@ class TrainConfig(Recipe):
     """
 
     preset: str = "default"
+    start: str | None = None
     model: ModelConfig | None = None
     encoder: PartConfig
     density: PartConfig
@@ -136,7 +140,10 @@ class TrainConfig(Recipe):
     @model_validator(mode="before")
     @classmethod
     def _lay_preset_under(cls, values: Any) -> Any:
-        return apply_preset(values) if isinstance(values, Mapping) else values
+        if not isinstance(values, Mapping):
+            return values
+        start = values.get("start")
+        return apply_preset({**_parts_of(start), **values} if start is not None else values)
 
     @classmethod
     def of(cls, **values: Any) -> TrainConfig:
@@ -167,12 +174,37 @@ def build(config: TrainConfig, model: Model | None = None) -> tuple[Estimator, T
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator_for(config.seed, step=-1).initial_seed())
         estimator = Estimator(model, _estimator_part(config.encoder), _estimator_part(config.density), info)
+    if config.start is not None:
+        _take_weights(estimator, config.start)
     if estimator.fixed_size and task.columns[0] < task.columns[1]:
         _refuse_unmasked(config)
         task = task.masked()
     objective = _part("objective", OBJECTIVES, config.objective.name, **config.objective.options)
     _refuse_without_theta(config, task, objective)
     return estimator, task, objective
+
+
+def _parts_of(start: str) -> dict[str, Any]:
+    described = load(start).describe()
+    return {part: described[part] for part in ("encoder", "density")}
+
+
+def _take_weights(estimator: Estimator, start: str) -> None:
+    """Copy a trained estimator's weights, whose parts must be the same.
+
+    Raises:
+        InputError: its encoder or density is another, or its weights do not fit this model.
+    """
+    trained = load(start)
+    for part in ("encoder", "density"):
+        given, known = (e.describe()[part] for e in (estimator, trained))
+        if given != known:
+            raise InputError.of(part, str(given), f"that of {start}, {known}")
+    try:
+        estimator.load_state_dict(trained.state_dict())
+    except RuntimeError as error:
+        raise InputError.of("start", f"{start}, trained for {trained.model.name!r}",
+                            "an estimator of the same model and sizes, or one that serves every model") from error
 
 
 def _refuse_without_theta(config: TrainConfig, task: Task, objective: Objective) -> None:

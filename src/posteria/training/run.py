@@ -72,7 +72,7 @@ class Run:
         self.average = WeightAverage(estimator, recipe.ema)
         self.guard = NonFiniteGuard(self.device, recipe.patience)
         self.window = Window(self.device)
-        self.validation = Validation(task, estimator.model, recipe.seed, self.device)
+        self.validation = Validation(task, recipe.seed, self.device)
         self.logs: list[Log] = []
         self.history: list[Row] = []
         self.figures: dict[str, float] = {}
@@ -118,9 +118,11 @@ class Run:
 
     def _loss(self, step: Step) -> Tensor:
         assert step.generator is not None
-        dataset, theta = self.task.draw(self.recipe.batch_size, step.generator, self.device)
+        task = self.task.pick(step.generator)
+        dataset, theta = task.draw(self.recipe.batch_size, step.generator, self.device)
         self.estimator.encoder_dtype = self.encoder_dtype
-        loss = self.objective(self.estimator.distribution(dataset), dataset, theta, self.estimator.model, step)
+        estimator = self.estimator.for_model(task.model)
+        loss = self.objective(estimator.distribution(dataset), dataset, theta, task.model, step)
         loss.backward()
         return loss.detach()
 

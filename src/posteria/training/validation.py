@@ -24,17 +24,20 @@ _HELD_OUT_ROWS = 16
 class Estimates(Protocol):
     """The part of an estimator that validation needs."""
 
-    model: Model
-
     def distribution(self, dataset: Dataset) -> ThetaDistribution:
         """q(theta | D), one per dataset."""
+        ...
+
+    def for_model(self, model: Model) -> Estimates:
+        """The same networks for another model; itself where it is the one it is made for."""
         ...
 
 
 @dataclass(frozen=True)
 class _Case:
-    """A batch: datasets, the same datasets' held-out rows, and the exact posterior where there is one."""
+    """A batch: its model, datasets, the same datasets' held-out rows, and the exact posterior where there is one."""
 
+    model: Model
     dataset: Dataset
     held_out: Dataset
     exact: MultivariateNormal | None
@@ -52,17 +55,15 @@ class Validation:
 
     Args:
         task: where the datasets come from.
-        model: whose posterior is estimated.
         seed: of the run.
         device: where to compute.
         num_batches, num_datasets, num_samples: batches, datasets in each, draws for each dataset.
     """
 
-    def __init__(self, task: Task, model: Model, seed: int = 0, device: torch.device | str = "cpu",
+    def __init__(self, task: Task, seed: int = 0, device: torch.device | str = "cpu",
                  num_batches: int = 4, num_datasets: int = 32, num_samples: int = 32):
         self.num_samples, self.device, self.seed = num_samples, torch.device(device), seed + _SEED_OFFSET
-        self._cases = [self._draw(task, model, num_datasets, batch) for batch in range(num_batches)]
-        self.model = model
+        self._cases = [self._draw(task, num_datasets, batch) for batch in range(num_batches)]
 
     def __call__(self, estimator: Estimates) -> dict[str, float]:
         """The figures, best first: the first one is the headline."""
@@ -71,30 +72,31 @@ class Validation:
         names = dict.fromkeys(name for figure in figures for name in figure)
         return {name: _mean([figure[name] for figure in figures if name in figure]) for name in names}
 
-    def _draw(self, task: Task, model: Model, num_datasets: int, batch: int) -> _Case:
+    def _draw(self, task: Task, num_datasets: int, batch: int) -> _Case:
         generator = generator_for(self.seed, batch, self.device)
+        task = task.pick(generator)
         rows = _spread(task.rows, batch, parts=4) + _HELD_OUT_ROWS
         dataset, _ = task.draw(num_datasets, generator, self.device, rows=rows)
         context, held_out = split_rows(dataset, rows - _HELD_OUT_ROWS)
-        return _Case(context, held_out, exact_posterior(model, context))
+        return _Case(task.model, context, held_out, exact_posterior(task.model, context))
 
     def _figures(self, estimator: Estimates, case: _Case, number: int) -> dict[str, float]:
         generator = generator_for(self.seed, 1_000 + number, self.device)
-        distribution = estimator.distribution(case.dataset)
+        distribution = estimator.for_model(case.model).distribution(case.dataset)
         theta, log_q = distribution.rsample_and_log_prob(self.num_samples, generator)
         figures = {}
         if case.exact is not None:
-            estimate = symmetric_kl_to(case.exact, distribution, self.model, case.dataset, theta, log_q, generator)
+            estimate = symmetric_kl_to(case.exact, distribution, case.model, case.dataset, theta, log_q, generator)
             figures["symmetric_kl"] = estimate.mean().item()
-        if self.model.has_likelihood:
+        if case.model.has_likelihood:
             figures |= self._likelihood_figures(case, theta, log_q)
         return figures
 
     def _likelihood_figures(self, case: _Case, theta: Tensor, log_q: Tensor) -> dict[str, float]:
         """Summed on the CPU: not every device has the double precision that metrics sum in."""
-        row_log_prob = self.model.row_log_prob(theta, case.held_out).cpu()
+        row_log_prob = case.model.row_log_prob(theta, case.held_out).cpu()
         log_predictive = log_predictive_density(row_log_prob, case.held_out.observed.cpu())
-        bound = elbo(self.model.log_joint(theta, case.dataset).cpu(), log_q.cpu()).value
+        bound = elbo(case.model.log_joint(theta, case.dataset).cpu(), log_q.cpu()).value
         per_row = bound / case.dataset.num_observations.cpu()
         return {"log_predictive": log_predictive.mean().item(), "negative_elbo": -per_row.mean().item()}
 

@@ -23,6 +23,8 @@ _BATCH = 4
 LEAST_FAMILIAR = 64
 # Columns that were standardised have a location of 1e-8, say: rounding errors must not rank them.
 _DECIMALS = 2
+# Of a summary's directions, in units of its entries' variances.
+_LEAST_VARIANCE = 1e-6
 _SALT = 86_028_121
 
 
@@ -55,12 +57,15 @@ class Familiarity:
             raise InputError.of("num_datasets", len(summaries), f"{LEAST_FAMILIAR} or more")
         from sklearn.covariance import LedoitWolf
 
-        fitted, held_out = summaries.double().chunk(2)
+        fitted, held_out = summaries.double().cpu().chunk(2)
+        fitted = fitted.nan_to_num(0.0, 0.0, 0.0)
         centre, spread = fitted.mean(0), fitted.std(0).clamp(min=1e-9)
-        shrunk = LedoitWolf().fit(((fitted - centre) / spread).cpu().numpy()).precision_
-        root = torch.linalg.cholesky(torch.as_tensor(shrunk)).mT / spread.cpu()
-        distances = ((held_out - centre).cpu() @ root.mT).norm(dim=-1)
-        return cls(centre.cpu(), root, distances.sort().values, traits.double().cpu().sort(0).values)
+        shrunk = torch.as_tensor(LedoitWolf().fit(((fitted - centre) / spread).numpy()).covariance_)
+        # Summaries that all say the same leave nothing to shrink to.
+        lower = torch.linalg.cholesky(shrunk + _LEAST_VARIANCE * torch.eye(len(shrunk), dtype=shrunk.dtype))
+        root = torch.linalg.inv(lower) / spread
+        distances = ((held_out - centre) @ root.mT).norm(dim=-1).nan_to_num(torch.inf)
+        return cls(centre, root, distances.sort().values, traits.double().cpu().sort(0).values)
 
     def distance(self, summary: Tensor) -> Tensor:
         """(B,) Mahalanobis distance of summaries (B, E)."""

@@ -1,0 +1,78 @@
+"""One network for every model: a posterior of any model and prior, without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from posteria.errors import InputError
+from posteria.estimator import Estimator
+from posteria.models import Model
+from posteria.models.priors import Priors
+from posteria.models.repriored import repriored
+from posteria.posterior import Posterior
+from posteria.shipped import load
+from posteria.types import Dataset
+
+NAME = "universal"
+
+
+def serves_every_model(estimator: Estimator) -> bool:
+    """Its tokens do not know which model they belong to."""
+    return bool(getattr(estimator.encoder, "shared", False))
+
+
+class Universal:
+    """Posteriors of models that the network may never have seen.
+
+    Its encoder sees the log joint's values, gradients and curvatures in prior-whitened parameters, and nothing that
+    names a model. Whether an answer can be trusted, ``posterior.diagnose()`` says, and ``posterior.refine()`` mends it.
+
+    Args:
+        estimator: a trained one, whose encoder has the option ``shared``.
+
+    Raises:
+        InputError: an estimator of one model.
+
+    Examples:
+        >>> from posteria.models import build_model
+        >>> posteria.universal().posterior(build_model("linear_regression"), dataset).summary()  # doctest: +SKIP
+    """
+
+    def __init__(self, estimator: Estimator):
+        if not serves_every_model(estimator):
+            raise InputError.of("estimator", f"one of {estimator.model.name!r} alone",
+                                "one with the iterative encoder and its option shared=True")
+        self._estimator = estimator
+
+    def estimator(self, model: Model, priors: Priors | None = None, prior_scale: float | None = None) -> Estimator:
+        """The estimator of one model: shares the network's weights.
+
+        Args:
+            model: any model with a likelihood, a user's own included.
+            priors, prior_scale: in place of the model's, see :func:`posteria.models.repriored.repriored`.
+        """
+        changed = priors is not None or prior_scale is not None
+        return self._estimator.for_model(repriored(model, priors, prior_scale) if changed else model)
+
+    def posterior(self, model: Model, dataset: Dataset, priors: Priors | None = None,
+                  prior_scale: float | None = None) -> Posterior:
+        """The posterior of one or many datasets under a model.
+
+        Args:
+            model, priors, prior_scale: see :meth:`estimator`.
+            dataset: B datasets.
+
+        Raises:
+            DataError: data that the model cannot have produced.
+            UnsupportedError: a model that can only be simulated.
+        """
+        return self.estimator(model, priors, prior_scale).posterior(dataset)
+
+
+def universal(path: str | Path = NAME) -> Universal:
+    """The network that comes with the package, or one of your own by its folder.
+
+    Args:
+        path: a folder that training wrote.
+    """
+    return Universal(load(path))

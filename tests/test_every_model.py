@@ -1,0 +1,137 @@
+"""One network for every model: weights are shared, priors are arguments, and nothing names a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributions import HalfNormal, Laplace, Normal
+
+from posteria.bench.trust_shifts import SHIFTS, draw_shifted
+from posteria.errors import InputError, UnsupportedError
+from posteria.estimator import Estimator, EstimatorInfo, Part
+from posteria.every_model import Universal
+from posteria.models import build_model
+from posteria.models.repriored import repriored
+from posteria.training import TrainConfig, build, train
+
+SHARED = {"name": "iterative", "options": {"shared": True, "lines": True}}
+
+
+def network(moved: bool = True) -> Estimator:
+    torch.manual_seed(0)
+    made = Estimator(build_model("linear_regression"), Part(**SHARED), Part("skewed"), EstimatorInfo(columns=(1, 4096)))
+    with torch.no_grad():  # as training would, move what starts at zero
+        if not moved:
+            return made.eval()
+        for head in (made.density.shape, made.density.gaussian.heads.head, made.encoder.move):
+            head.weight.normal_(std=0.02)
+    return made.eval()
+
+
+@pytest.mark.parametrize(("name", "options", "columns"), [
+    ("poisson_regression", {}, 4), ("linear_classification", {"temperature": 1.0}, 3), ("gaussian_mean", {}, 2),
+    ("neural_regression", {"hidden": 4}, 1), ("gaussian_mixture", {"components": 2}, 2)])
+def test_one_network_serves_every_model(name: str, options: dict[str, object], columns: int) -> None:
+    model = build_model(name, **options)
+    dataset = draw_shifted(model, columns, SHIFTS["in_distribution"], 5)
+    posterior = Universal(network()).posterior(model, dataset)
+    theta = posterior.sample_theta(50)
+    assert theta.shape == (5, 50, model.layout(columns).size)
+    assert posterior.distribution.log_prob(theta).isfinite().all()
+    assert posterior.model is model
+
+
+def test_weights_are_shared_and_the_network_forgets_no_model() -> None:
+    made = network()
+    other = made.for_model(build_model("gaussian_mean"))
+    assert other.encoder.layers is made.encoder.layers
+    assert other.density is made.density
+    assert made.for_model(made.model) is made
+    assert other.for_model(made.model).model is made.model
+    mixture = made.for_model(build_model("gaussian_mixture", components=2))
+    assert mixture.encoder.exchangeable
+    assert not made.encoder.exchangeable
+
+
+def test_an_estimator_of_one_model_does_not_serve_others() -> None:
+    plain = Estimator(build_model("linear_regression"), "iterative", "full", EstimatorInfo(columns=(1, 9)))
+    with pytest.raises(UnsupportedError, match="shared=True"):
+        plain.for_model(build_model("gaussian_mean"))
+    with pytest.raises(InputError, match="estimator: got one of 'linear_regression' alone"):
+        Universal(plain)
+    fixed = Estimator(build_model("linear_regression"), Part(**SHARED), "full", EstimatorInfo(columns=(2, 2)))
+    with pytest.raises(UnsupportedError, match="one number of parameters"):
+        fixed.for_model(build_model("gaussian_mean"))
+
+
+def test_priors_are_arguments_of_the_call() -> None:
+    """Conjugate, so the answer is known: a narrow prior pulls the mean to its centre."""
+    model = build_model("linear_regression")
+    dataset = draw_shifted(model, 2, SHIFTS["n_8"], 3)
+    universal = Universal(network(moved=False))
+    for scale in (0.05, 3.0):
+        exact = repriored(model, prior_scale=scale).exact_posterior(dataset)
+        theta = universal.posterior(model, dataset, prior_scale=scale).sample_theta(2000)
+        assert ((theta.mean(1) - exact.mean) / (exact.stddev / 2000**0.5)).abs().max() < 4.5  # standard errors
+
+
+def test_repriored_leaves_the_model_as_it_is() -> None:
+    model = build_model("linear_regression", noise="inferred")
+    before = [str(p.prior) for p in model.parameters]
+    other = repriored(model, {"weights": Laplace(0.0, 2.0), "noise_scale": {"family": "half_normal", "scale": 3.0}},
+                      prior_scale=7.0)
+    assert [str(p.prior) for p in model.parameters] == before
+    weights, intercept, noise = (p.prior for p in other.parameters)
+    assert isinstance(weights, Laplace)
+    assert isinstance(intercept, Normal)
+    assert float(intercept.scale) == 7.0
+    assert isinstance(noise, HalfNormal)
+    assert other.layout(2).prior_moments[1][2] == 7.0
+    assert model.layout(2).prior_moments[1][2] == 1.0
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"priors": {"slope": Normal(0.0, 1.0)}}, "priors: got"), ({"prior_scale": 0.0}, "prior_scale: got 0.0"),
+    ({"priors": {"weights": HalfNormal(1.0)}}, "prior of weights")])
+def test_wrong_priors_are_named(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        repriored(build_model("linear_regression"), **arguments)  # type: ignore[arg-type]
+
+
+def test_a_scale_for_no_normal_prior_is_refused() -> None:
+    model = repriored(build_model("gaussian_mean"), {"mean": Laplace(0.0, 1.0)})
+    with pytest.raises(InputError, match="a model with normal priors"):
+        repriored(model, prior_scale=2.0)
+
+
+def test_padding_changes_nothing() -> None:
+    made = network().for_model(build_model("linear_classification", temperature=1.0))
+    dataset = draw_shifted(made.model, 2, SHIFTS["in_distribution"], 3)
+    theta = made.posterior(dataset).sample_theta(3)
+    alone = made.posterior(dataset).distribution.log_prob(theta)
+    padded = dataset.padded(dataset.x.shape[1] + 5, 4)
+    layout = made.model.layout(4)
+    wide = layout.unconstrain({name: torch.nn.functional.pad(value, (0, 2)) if value.shape[-1] == 2 and value.ndim == 4
+                               else value for name, value in made.model.layout(2).constrain(theta).items()})
+    torch.testing.assert_close(made.posterior(padded).distribution.log_prob(wide), alone, atol=2e-3, rtol=1e-3)
+
+
+def test_training_on_many_models_and_special_training_from_it(tmp_path: Path) -> None:
+    config = {"model": "linear_regression", "encoder": SHARED, "density": "skewed", "steps": 3, "batch_size": 4,
+              "task": {"name": "many_models", "options": {"rows": [8, 20], "columns": [1, 3]}}}
+    universal = train(config, tmp_path / "universal").estimator
+    special = TrainConfig.of(model="poisson_regression", start=str(tmp_path / "universal"), steps=1, batch_size=4,
+                             task={"name": "simulated", "options": {"rows": [8, 20], "columns": [3, 3]}})
+    started = build(special)[0]
+    assert started.model.name == "poisson_regression"
+    for name, value in universal.state_dict().items():
+        assert torch.equal(started.state_dict()[name], value), name
+    with pytest.raises(InputError, match="density: got"):
+        build(TrainConfig.of(**{**special.model_dump(), "density": "full"}))
+    plain = {**config, "encoder": "iterative", "task": "simulated", "density": "full"}
+    train(plain, tmp_path / "plain")
+    with pytest.raises(InputError, match="start: got"):
+        build(TrainConfig.of(model={"name": "linear_regression", "options": {"noise": "inferred"}}, steps=1,
+                             start=str(tmp_path / "plain"), task="simulated"))
