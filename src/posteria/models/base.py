@@ -16,7 +16,7 @@ from posteria.randomness import randn
 from posteria.types import Dataset, Geometry
 
 Spread = Callable[[Tensor], Tensor]
-Target = Literal["none", "real", "class", "count"]
+Target = Literal["none", "real", "class", "count", "positive"]
 # Up to this many parameters a dense Hessian by automatic differentiation is affordable; past it, row scores.
 _EXACT_HESSIAN_PARAMETERS = 64
 
@@ -29,7 +29,7 @@ class Model(ABC):
 
     Class attributes:
         name: its key in the registry and in checkpoints.
-        target: what y is: "none", "real", "class" (0..K-1) or "count".
+        target: what y is: "none", "real", "class" (0..K-1), "count" or "positive".
         extra_columns: leading columns of x that are not features (an exposure, say).
         num_classes: number of classes when y is a class index, else 0.
         has_likelihood: False for a simulator.
@@ -61,6 +61,10 @@ class Model(ABC):
         if num_features not in self._layouts:
             self._layouts[num_features] = Layout(self.parameters, self.axes, num_features)
         return self._layouts[num_features]
+
+    def forget_layouts(self) -> None:
+        """Lay parameters out anew: for a copy whose parameters were changed."""
+        self._layouts = {}
 
     def layout_of(self, dataset: Dataset) -> Layout:
         """The flat layout for these datasets."""
@@ -204,6 +208,8 @@ class Model(ABC):
             raise DataError.of("y", "None", f"a target of kind {self.target!r} for {self.name}")
         if self.target in ("class", "count") and dataset.y is not None:
             self._check_whole(torch.where(dataset.observed, dataset.y, 0.0))
+        if self.target == "positive" and dataset.y is not None and (dataset.observed & (dataset.y <= 0)).any():
+            raise DataError.of("y", "values that are zero or negative", "positive values")
         self.layout_of(dataset)
 
     def _check_whole(self, y: Tensor) -> None:
