@@ -31,6 +31,23 @@ CASES: list[tuple[str, dict[str, Any], int, bool]] = [
     ("neural_classification", {"hidden": 4, "layers": 2, "activation": "tanh", "classes": 3}, 3, False),
     ("poisson_regression", {}, 4, True),
     ("poisson_regression", {}, 2, True),
+    ("generalized_linear", {}, 3, False),
+    ("generalized_linear", {"noise": 0.25, "intercept": False}, 3, True),
+    ("generalized_linear", {"noise": "column"}, 3, True),
+    ("generalized_linear", {"family": "student_t"}, 3, False),
+    ("generalized_linear", {"family": "bernoulli"}, 3, True),
+    ("generalized_linear", {"family": "probit"}, 3, False),
+    ("generalized_linear", {"family": "categorical", "classes": 4}, 3, True),
+    ("generalized_linear", {"family": "categorical", "intercept": False}, 1, True),
+    ("generalized_linear", {"family": "poisson"}, 3, True),
+    ("generalized_linear", {"family": "poisson", "exposure": True, "intercept": False}, 2, True),
+    ("generalized_linear", {"family": "negative_binomial", "exposure": True}, 3, False),
+    ("generalized_linear", {"family": "beta_binomial"}, 3, False),
+    ("generalized_linear", {"family": "gamma"}, 3, False),
+    ("generalized_linear", {"family": "survival"}, 3, False),
+    ("hierarchical", {}, 3, False),
+    ("hierarchical", {"groups": 3, "noise": "column", "varying_slopes": True}, 4, False),
+    ("hierarchical", {"family": "negative_binomial", "exposure": True, "varying_slopes": True}, 4, False),
 ]
 
 

@@ -22,7 +22,7 @@ from posteria.bench.store import key_of
 from posteria.bench.trust_accuracy import Errors, Reference, errors_of, reference_of
 from posteria.bench.trust_broken import FAULTS, caught
 from posteria.bench.trust_cases import CASES, TrustCase
-from posteria.bench.trust_shifts import SHIFTS, draw_shifted
+from posteria.bench.trust_shifts import IN_DISTRIBUTION, SHIFTS, draw_shifted
 from posteria.bench.workspace import Workspace, training_record
 from posteria.errors import InputError, UnsupportedError
 from posteria.estimator import Estimator
@@ -110,8 +110,10 @@ class TrustCell(_Labelled):
     @property
     def num_datasets(self) -> int:
         """B."""
-        sizes = SIZES[self.scale.name]
-        return sizes.num_exact if CASES[self.case].exact else sizes.num_datasets
+        sizes, case = SIZES[self.scale.name], CASES[self.case]
+        if self.scale.name == "laptop" and case.laptop_datasets is not None:
+            return case.laptop_datasets
+        return sizes.num_exact if case.exact else sizes.num_datasets
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -131,7 +133,9 @@ class TrustCell(_Labelled):
         dataset = draw_shifted(estimator.model, case.columns, SHIFTS[self.shift], self.num_datasets, self.seed)
         parts = list(_measured(estimator, dataset, case, sizes, self.seed))
         whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        figures = figures_of(whole) | nuts_figures(estimator, dataset, sizes, self.seed)
+        figures = figures_of(whole)
+        if self.shift == IN_DISTRIBUTION:
+            figures |= nuts_figures(estimator, dataset, sizes, self.seed)
         record = training_record(estimator) | {"examples": examples_of(whole), "exact": case.exact,
                                                "parameters": estimator.model.layout_of(dataset).size}
         return _entries(figures), record

@@ -26,6 +26,7 @@ class TrustCase:
         quantities: what is compared: the parameters, or functions of them that no relabelling changes.
         exact: there is an exact posterior.
         laptop_steps: of training at that scale, in place of the setup's.
+        laptop_datasets: at that scale, where most of them need chains.
     """
 
     setup: Setup
@@ -34,6 +35,7 @@ class TrustCase:
     quantities: Quantities = parameters
     exact: bool = False
     laptop_steps: int | None = None
+    laptop_datasets: int | None = None
 
     def config(self, scale: Scale, seed: int = 0) -> TrainConfig:
         """Of the training run; shared with the other benches where it is theirs."""
@@ -67,8 +69,8 @@ CASES: Mapping[str, TrustCase] = {
     "lr_2d": _regression(2),
     "lr_25d": _regression(25),
     "lc_2d_2c": TrustCase(SETUPS["lc_2d_2c"], 2, _COVERING, laptop_steps=300),
-    "lc_25d_2c": TrustCase(Setup("linear_classification", 25, 2), 25, _FULL),
+    "lc_25d_2c": TrustCase(Setup("linear_classification", 25, 2), 25, _FULL, laptop_datasets=40),
     "poisson_5d": _counts(5),
     "gmm_2d_2c": TrustCase(SETUPS["gmm_2d_2c"], 2, {}, labelling_free),
-    "nlr_relu1_1d": TrustCase(SETUPS["nlr_relu1_1d"], 1, {}, predictions),
+    "nlr_relu1_1d": TrustCase(SETUPS["nlr_relu1_1d"], 1, {}, predictions, laptop_datasets=8),
 }

@@ -9,7 +9,10 @@ from typing import Any
 from posteria.errors import InputError
 from posteria.models.base import Model
 from posteria.models.custom import CustomModel
+from posteria.models.families import FAMILIES
 from posteria.models.gaussian import GaussianMean
+from posteria.models.generalized_linear import GeneralizedLinear
+from posteria.models.hierarchical import Hierarchical
 from posteria.models.linear import LinearClassification, LinearRegression
 from posteria.models.log_joint import ModelLogJoint
 from posteria.models.mixture import GaussianMixture
@@ -26,6 +29,8 @@ MODELS: dict[str, Callable[..., Model]] = {
     "neural_regression": NeuralRegression,
     "neural_classification": NeuralClassification,
     "poisson_regression": poisson_regression,
+    "generalized_linear": GeneralizedLinear,
+    "hierarchical": Hierarchical,
 }
 
 
@@ -46,9 +51,11 @@ def build_model(name: str, priors: Priors | None = None, **options: Any) -> Mode
     """
     if name not in MODELS:
         raise InputError.of("model", repr(name), f"one of {sorted(MODELS)}")
-    known = [option for option in inspect.signature(MODELS[name]).parameters if option != "priors"]
+    arguments = inspect.signature(MODELS[name]).parameters
+    known = [option for option in arguments if option != "priors"]
     unknown = sorted(set(options) - set(known))
-    if unknown:
+    # A model that takes any option (those of its family) checks them itself.
+    if unknown and all(argument.kind is not argument.VAR_KEYWORD for argument in arguments.values()):
         raise InputError.of(f"options of {name}", str(unknown), f"options among {known}")
     return MODELS[name](priors=priors_from_json(priors or {}), **options)
 
@@ -65,11 +72,14 @@ def model_to_json(model: Model) -> dict[str, Any]:
 
 
 __all__ = [
+    "FAMILIES",
     "MODELS",
     "Block",
     "CustomModel",
     "GaussianMean",
     "GaussianMixture",
+    "GeneralizedLinear",
+    "Hierarchical",
     "Layout",
     "LinearClassification",
     "LinearRegression",

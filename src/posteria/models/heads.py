@@ -17,9 +17,14 @@ from torch.nn import functional
 
 from posteria.errors import InputError
 from posteria.models.base import Target
+from posteria.models.extra_columns import ExtraColumn
 from posteria.models.parameters import Parameter
+from posteria.types import Dataset
 
-Extra = Mapping[str, Tensor]  # constrained parameters of the head, each (B, S)
+# Constrained parameters of the head, each (B, S), and its extra columns of x, each (B, 1, N).
+Extra = Mapping[str, Tensor]
+# The ratio of a secant step is not trusted below this.
+_LEAST_RATIO = 0.02
 
 
 class Head(ABC):
@@ -28,12 +33,14 @@ class Head(ABC):
     Attributes:
         num_outputs: K, width of the outputs it reads.
         parameters: its own parameters (scalars), which follow the model's.
+        columns: the extra columns of x that it reads.
         target: kind of y.
     """
 
     num_outputs: int = 1
     num_classes: int = 0
     parameters: tuple[Parameter, ...] = ()
+    columns: tuple[ExtraColumn, ...] = ()
     target: Target = "real"
 
     @abstractmethod
@@ -65,9 +72,12 @@ class Head(ABC):
         """(B, S, H) positive curvature in the head's own unconstrained parameters; near a mode their information."""
         return outputs.new_zeros(*outputs.shape[:2], 0)
 
-    def own_information(self, observed: Tensor) -> Tensor:
-        """(B, H) Fisher information of the head's own unconstrained parameters."""
-        return observed.new_zeros(len(observed), 0, dtype=torch.get_default_dtype())
+    def own_information(self, outputs: Tensor, observed: Tensor, extra: Extra) -> Tensor:
+        """(B, S, H) Fisher information of the head's own unconstrained parameters, or a positive stand-in."""
+        return outputs.new_zeros(*outputs.shape[:2], 0)
+
+    def check(self, dataset: Dataset, columns: Mapping[str, Tensor]) -> None:
+        """Raise a DataError when y does not go with the extra columns (B, 1, N)."""
 
 
 class GaussianHead(Head):
@@ -126,8 +136,8 @@ class InferredNoiseHead(GaussianHead):
         secant = torch.where(small, 1 + log / 2, torch.expm1(log) / torch.where(small, 1.0, log))
         return (2.0 * count * secant)[..., None]
 
-    def own_information(self, observed: Tensor) -> Tensor:
-        return 2.0 * observed.sum(-1, keepdim=True)
+    def own_information(self, outputs: Tensor, observed: Tensor, extra: Extra) -> Tensor:
+        return summed(torch.full_like(outputs[..., 0], 2.0), observed)
 
 
 class CategoricalHead(Head):
@@ -210,3 +220,20 @@ def regression_head(noise: str | float) -> GaussianHead:
             raise InputError.of("noise", repr(noise), "'inferred' or a positive noise variance")
         return InferredNoiseHead()
     return GaussianHead(noise)
+
+
+def summed(rows: Tensor, observed: Tensor) -> Tensor:
+    """(B, S, 1) sum of rows (B, S, N) over the real ones."""
+    return torch.where(observed[:, None], rows, 0.0).sum(-1, keepdim=True)
+
+
+def precision_secant(score: Tensor, information: Tensor) -> Tensor:
+    """Curvature (B, S, 1) in the logarithm of a precision-like parameter (a shape, a concentration).
+
+    The score there is about information * (1 - r), with r the parameter over its best value. The curvature
+    information * (r - 1) / log r is the information near r = 1, and ends a Newton step at r = 1 from afar.
+    """
+    ratio = 1 - score / information.clamp(min=torch.finfo(information.dtype).tiny)
+    log = ratio.clamp(_LEAST_RATIO, 1e12).log()
+    small = log.abs() < 1e-3
+    return information * torch.where(small, 1 + log / 2, torch.expm1(log) / torch.where(small, 1.0, log))

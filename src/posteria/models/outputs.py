@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from posteria.errors import DataError
 from posteria.models.base import Model, Spread
+from posteria.models.extra_columns import ExtraColumn
 from posteria.models.heads import Extra, Head
 from posteria.models.parameters import Parameter
 from posteria.randomness import seeded
@@ -51,9 +52,11 @@ class OutputModel(Model):
     linear_outputs: ClassVar[bool] = False  # the outputs are linear in theta (not in x)
 
     def __init__(self, head: Head, parameters: tuple[Parameter, ...], axes: Mapping[str, int],
-                 priors: Mapping[str, Distribution] | None):
+                 priors: Mapping[str, Distribution] | None, columns: tuple[ExtraColumn, ...] = ()):
         self.head = head
         self.target = head.target
+        self.columns = (*columns, *head.columns)
+        self.extra_columns = tuple(column.name for column in self.columns)
         super().__init__((*parameters, *head.parameters), axes, priors)
 
     @property
@@ -105,7 +108,8 @@ class OutputModel(Model):
         """
         secant = self.head.own_curvature(outputs, _target(dataset), dataset.observed, extra)
         plenty = dataset.num_observations > 2 * self.active(dataset).sum(-1)
-        return torch.where(plenty[:, None, None], secant, self.head.own_information(dataset.observed)[:, None])
+        information = self.head.own_information(outputs, dataset.observed, extra)
+        return torch.where(plenty[:, None, None], secant, information)
 
     def _with_own_rows(self, jacobian: Tensor, own: Tensor) -> Tensor:
         """Rows of the curvature in all parameters, those of the head's own (B, H) included."""
@@ -141,7 +145,7 @@ class OutputModel(Model):
 
     def _extra_at(self, theta: Tensor, spread: Spread, nodes: Tensor, dataset: Dataset) -> Extra:
         """The head's own parameters (B, Q) at the nodes (Q, H)."""
-        layout, extra = self.layout_of(dataset), {}
+        layout, extra = self.layout_of(dataset), self._column_values(dataset)
         for i, parameter in enumerate(self.head.parameters):
             place = layout[parameter.name].start
             direction = functional.one_hot(torch.tensor(place), theta.shape[-1]).to(theta).expand(len(theta), 1, -1)
@@ -166,7 +170,29 @@ class OutputModel(Model):
 
     def _extra(self, theta: Tensor, dataset: Dataset) -> Extra:
         layout = self.layout_of(dataset)
-        return {p.name: layout[p.name].constrained(theta) for p in self.head.parameters}
+        own = {p.name: layout[p.name].constrained(theta) for p in self.head.parameters}
+        return own | self._column_values(dataset)
+
+    def _column_values(self, dataset: Dataset) -> dict[str, Tensor]:
+        """The extra columns by name, each (B, 1, N); padded rows hold a value of the column's support."""
+        return {column.name: column.values(dataset, i) for i, column in enumerate(self.columns)}
+
+    def _features(self, dataset: Dataset) -> Tensor:
+        """(B, N, D) features without the extra columns, zero where masked."""
+        count = len(self.columns)
+        return dataset.x[..., count:] * dataset.features[:, None, count:]
+
+    def draw_inputs(self, num_datasets: int, rows: int, columns: int, generator: torch.Generator | None,
+                    device: torch.device | str = "cpu") -> Tensor:
+        features = super().draw_inputs(num_datasets, rows, columns - len(self.columns), generator, device)
+        extra = [column.draw((num_datasets, rows), generator, device)[..., None] for column in self.columns]
+        return torch.cat([*extra, features], -1)
+
+    def check(self, dataset: Dataset) -> None:
+        super().check(dataset)
+        for place, column in enumerate(self.columns):
+            column.check(dataset, place)
+        self.head.check(dataset, self._column_values(dataset))
 
     def options(self) -> dict[str, Any]:
         return dict(self._options)
@@ -177,7 +203,8 @@ class OutputModel(Model):
 def _target(dataset: Dataset) -> Tensor:
     if dataset.y is None:
         raise DataError.of("y", "None", "a target for a regression or classification model")
-    return dataset.y[:, None]
+    # One is in the support of every family, zero is not (and would make gradients NaN, masked or not).
+    return torch.where(dataset.observed, dataset.y, 1.0)[:, None]
 
 
 @lru_cache(maxsize=16)
