@@ -42,7 +42,7 @@ class Universal:
         if not serves_every_model(estimator):
             raise InputError.of("estimator", f"one of {estimator.model.name!r} alone",
                                 "one with the iterative encoder and its option shared=True")
-        self._estimator = estimator
+        self.network = estimator
 
     def estimator(self, model: Model, priors: Priors | None = None, prior_scale: float | None = None) -> Estimator:
         """The estimator of one model: shares the network's weights.
@@ -52,7 +52,7 @@ class Universal:
             priors, prior_scale: in place of the model's, see :func:`posteria.models.repriored.repriored`.
         """
         changed = priors is not None or prior_scale is not None
-        return self._estimator.for_model(repriored(model, priors, prior_scale) if changed else model)
+        return self.network.for_model(repriored(model, priors, prior_scale) if changed else model)
 
     def posterior(self, model: Model, dataset: Dataset, priors: Priors | None = None,
                   prior_scale: float | None = None) -> Posterior:

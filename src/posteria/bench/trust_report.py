@@ -34,8 +34,8 @@ over their components, networks by predictions at eight fixed inputs, which no r
 - *wrong*: answers with a mean off by more than 0.25 sd. *q wrong*: the same of q before the ladder; *kept*: how many of
   those the ladder left as they were.
 - Seconds are per dataset, in one process, the network included. NUTS is NumPyro's, {nuts}, not
-  repeated where it did not converge, without compilation, in distribution: the median over the first {num_nuts} datasets, on the
-  same machine in the same run."""
+  repeated where it did not converge, without compilation, in distribution: the median over the first {num_nuts}
+  datasets, on the same machine in the same run."""
 _COLUMNS: Mapping[str, str] = {
     "datasets": "datasets", "share_amortized": "amortized", "share_reweighted": "reweighted",
     "share_refined": "refined", "share_mcmc": "mcmc", "share_failed": "failed", "trusted_accurate": "accurate",

@@ -46,16 +46,30 @@ class Family:
     weight: float = 1.0
 
 
+def _glm(family: str, scales: _Range, weight: float = 1.0, columns: tuple[int, int] = (1, 64),
+         **choices: Sequence[Any]) -> Family:
+    return Family("generalized_linear", {"family": [family], **choices}, scales, columns, weight=weight)
+
+
 # Where the mean is an exponential of the outputs, wide priors make data that nobody has.
-_LOG_LINK, _LOGIT = (0.05, 1.0), (0.1, 5.0)
+LOG_LINK, LOGIT = (0.05, 0.7), (0.1, 5.0)
 FAMILIES: Mapping[str, Family] = {
     "gaussian_mean": Family("gaussian_mean", weight=0.5),
+    "gaussian_mixture": Family("gaussian_mixture", {"components": [2, 3]}, (0.5, 5.0), (1, 5), weight=0.5),
     "linear": Family("linear_regression", {"noise": [0.01, 0.25, 4.0]}, weight=0.5),
     "linear_noise": Family("linear_regression", {"noise": ["inferred"]}),
-    "logistic": Family("linear_classification", {"classes": [2], "temperature": [1.0], "reference": [True]}, _LOGIT),
-    "categorical": Family("linear_classification", {"classes": [3, 4, 5], "temperature": [1.0, 0.3]}, _LOGIT, (1, 16)),
+    "student_t": _glm("student_t", (0.1, 10.0)),
+    "logistic": _glm("bernoulli", LOGIT),
+    "categorical": Family("linear_classification", {"classes": [3, 4, 5], "temperature": [1.0, 0.3]}, LOGIT, (1, 16)),
+    "poisson": _glm("poisson", LOG_LINK),
+    "negative_binomial": _glm("negative_binomial", LOG_LINK),
+    "gamma": _glm("gamma", LOG_LINK),
+    "hierarchical": Family("hierarchical", {"groups": [4, 8, 16], "varying_slopes": [False, True],
+                                            "family": ["gaussian", "bernoulli"]}, (0.3, 3.0), (1, 4)),
     "neural": Family("neural_regression", {"hidden": [8], "activation": ["relu", "tanh"], "noise": [0.25, "inferred"]},
                      (0.3, 2.0), (1, 4), weight=0.5),
+    "neural_classes": Family("neural_classification", {"hidden": [8], "classes": [2], "temperature": [1.0]}, (0.3, 2.0),
+                             (1, 4), weight=0.25),
 }
 
 
@@ -95,13 +109,7 @@ class ManyModelsTask(SimulatedTask):
         host = host_generator(generator)
         weights = torch.tensor([FAMILIES[name].weight for name in self.families], dtype=torch.float64)
         family = FAMILIES[self.families[int(torch.multinomial(weights, 1, generator=host))]]
-        least, most = max(self.columns[0], family.columns[0]), min(self.columns[1], family.columns[1])
-        features = _log_uniform_whole((min(least, most), most), host)
-        model = draw_model(family, features, host)
-        columns = features + len(model.extra_columns)
-        rows = self.rows[0], max(self.rows[0], min(self.rows[1], self.most_cells // columns))
-        kind = list(INPUTS)[int(torch.randint(len(INPUTS), (), generator=host))]
-        return VariedInputsTask(model, rows, (columns, columns), kind)
+        return pose(family, self.rows, self.columns, self.most_cells, host)
 
     def masked(self) -> ManyModelsTask:
         raise InputError.of("encoder", "one that takes datasets of one size", "the iterative encoder, with shared=True")
@@ -130,6 +138,18 @@ class VariedInputsTask(SimulatedTask):
         x = super().draw_inputs(num_datasets, rows, columns, generator, device)
         extra = len(self.model.extra_columns)
         return torch.cat([x[..., :extra], self._change(x[..., extra:], generator)], -1)
+
+
+def pose(family: Family, rows: tuple[int, int], columns: tuple[int, int], most_cells: int,
+         generator: torch.Generator) -> VariedInputsTask:
+    """The task of one model of a family, with priors, a number of features and a kind of features drawn at random."""
+    least, most = max(columns[0], family.columns[0]), min(columns[1], family.columns[1])
+    features = _log_uniform_whole((min(least, most), most), generator)
+    model = draw_model(family, features, generator)
+    width = features + len(model.extra_columns)
+    most_rows = max(rows[0], min(rows[1], most_cells // width))
+    kind = list(INPUTS)[int(torch.randint(len(INPUTS), (), generator=generator))]
+    return VariedInputsTask(model, (rows[0], most_rows), (width, width), kind)
 
 
 def draw_model(family: Family, features: int, generator: torch.Generator) -> Model:

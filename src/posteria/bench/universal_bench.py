@@ -1,0 +1,180 @@
+"""`posteria bench universal`: what one network for every model loses to the best that its density can do.
+
+A cell is a family of models under one condition: as in training, beyond its sizes, priors outside its range, or a
+family that it never saw. Datasets come with models and priors of their own, in batches.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from posteria.bench.runner import Figures
+from posteria.bench.scales import Scale
+from posteria.bench.store import key_of
+from posteria.bench.universal_cases import CASES, UniversalCase
+from posteria.bench.variational import bound_of, optimised
+from posteria.bench.workspace import Workspace
+from posteria.densities.skewed import SkewedTheta
+from posteria.errors import InputError
+from posteria.estimator import Estimator
+from posteria.every_model import universal
+from posteria.models import Model
+from posteria.posterior import Posterior
+from posteria.randomness import generator_for
+from posteria.types import Dataset
+
+BENCH = "universal"
+_VERSION = 1
+_SEED = 77_004_211
+_GOOD_K = 0.7
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much a scale spends: batches of datasets, those of them that are optimised one by one, and for how long."""
+
+    batches: int
+    batch_size: int
+    optimised: int
+    steps: int
+
+
+SIZES: Mapping[str, Sizes] = {"smoke": Sizes(2, 5, 1, 20), "laptop": Sizes(20, 25, 8, 500),
+                              "paper": Sizes(40, 25, 40, 500)}
+
+
+@dataclass(frozen=True)
+class UniversalCell:
+    """A family under a condition; see :class:`posteria.bench.runner.Cell`."""
+
+    scale: Scale
+    case: str
+    condition: str
+    signature: str
+    seed: int = 0
+
+    @property
+    def bench(self) -> str:
+        return BENCH
+
+    @property
+    def setup_key(self) -> str:
+        return self.case
+
+    @property
+    def method_key(self) -> str:
+        return self.condition
+
+    @property
+    def scale_name(self) -> str:
+        return self.scale.name
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        sizes = SIZES[self.scale.name]
+        return {"bench": BENCH, "case": self.case, "condition": self.condition, "sizes": vars(sizes), "seed": self.seed,
+                "weights": self.signature, "version": _VERSION}
+
+    @property
+    def group(self) -> str:
+        return key_of(self.identity)
+
+    def compute(self, workspace: Workspace) -> tuple[Figures, Mapping[str, Any]]:
+        sizes, case = SIZES[self.scale.name], CASES[self.case][self.condition]
+        parts = list(_measured(case, sizes, self.seed))
+        columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return figures_of(columns), {"parameters": [int(columns["parameters"].min()), int(columns["parameters"].max())]}
+
+
+def universal_cells(scale: Scale, cases: Sequence[str] = (), conditions: Sequence[str] = ()) -> list[UniversalCell]:
+    """A cell per family and condition.
+
+    Raises:
+        InputError: names that do not exist.
+    """
+    known = list(dict.fromkeys(condition for found in CASES.values() for condition in found))
+    for argument, names, choices in (("case", cases, CASES), ("condition", conditions, known)):
+        unknown = sorted(set(names) - set(choices))
+        if unknown:
+            raise InputError.of(argument, str(unknown), f"names among {list(choices)}")
+    signature = _signature_of(universal().network)
+    return [UniversalCell(scale, case, condition, signature) for case in cases or CASES for condition in CASES[case]
+            if not conditions or condition in conditions]
+
+
+def _signature_of(estimator: Estimator) -> str:
+    """Changes with the weights."""
+    return f"{sum(float(p.double().abs().sum()) for p in estimator.parameters()):.6f}"
+
+
+# -- measuring ------------------------------------------------------------------------------------
+def _measured(case: UniversalCase, sizes: Sizes, seed: int) -> Iterator[Mapping[str, Tensor]]:
+    network = universal()
+    for number in range(sizes.batches):
+        generator = generator_for(_SEED + seed, number)
+        task = case.task(generator)
+        dataset, _ = task.draw(sizes.batch_size, generator)
+        began = time.perf_counter()
+        posterior = network.posterior(task.model, dataset)
+        seconds = (time.perf_counter() - began) / len(dataset)
+        columns = _checked(posterior, seed) | _gaps(posterior, task.model, dataset, sizes, number)
+        size = float(task.model.layout_of(dataset).size)
+        yield columns | {name: torch.full((len(dataset),), value, dtype=torch.double) for name, value in (
+            ("seconds", seconds), ("parameters", size), ("batch", float(number)))}
+
+
+def _checked(posterior: Posterior, seed: int) -> dict[str, Tensor]:
+    """Importance weights of q, and where these are no good, of a proposal of the dataset's own (the cheap rung)."""
+    found = posterior.diagnose()
+    passed = found.pareto_k < _GOOD_K
+    cheap = passed.clone()
+    if not passed.all():
+        refined = posterior.refine("laplace", seed=seed)
+        cheap |= torch.tensor([status == "refined" for status in refined.status])
+    return {"passed": passed.double(), "passed_cheaply": cheap.double(), "ess": found.ess.double(),
+            "unfit": (~found.pareto_k.isfinite()).double()}
+
+
+def _gaps(posterior: Posterior, model: Model, dataset: Dataset, sizes: Sizes, number: int) -> dict[str, Tensor]:
+    """(B,) nats per observation by which per-dataset optimization betters the bound; NaN where it was not run."""
+    gap = torch.full((len(dataset),), torch.nan, dtype=torch.double)
+    distribution = posterior.distribution
+    if number >= sizes.optimised or not isinstance(distribution, SkewedTheta):
+        return {"gap": gap}
+    best = optimised(distribution, model, dataset, sizes.steps)
+
+    def log_joint(theta: Tensor) -> Tensor:
+        return model.log_joint(theta, dataset)
+
+    difference = bound_of(best, log_joint) - bound_of(distribution, log_joint)
+    return {"gap": difference / dataset.num_observations}
+
+
+def figures_of(columns: Mapping[str, Tensor]) -> Figures:
+    """Means and shares over datasets; standard errors over batches, whose datasets share a model."""
+    figures: dict[str, Mapping[str, float | None]] = {"datasets": _entry(float(len(columns["passed"])))}
+    for name in ("passed", "passed_cheaply", "ess", "unfit", "seconds"):
+        figures[name] = _over_batches(columns[name], columns["batch"])
+    known = columns["gap"].isfinite()
+    if known.any():
+        gap = columns["gap"][known]
+        figures |= {"gap": _over_batches(gap, columns["batch"][known]), "gap_median": _entry(float(gap.median())),
+                    "gap_95": _entry(float(gap.quantile(0.95))), "optimised": _entry(float(len(gap)))}
+    return figures
+
+
+def _over_batches(values: Tensor, batch: Tensor) -> Mapping[str, float | None]:
+    means = torch.stack([values[batch == number].mean() for number in batch.unique()])
+    error = float(means.std() / len(means) ** 0.5) if len(means) > 1 else None
+    return _entry(float(values.mean()), error)
+
+
+def _entry(mean: float, error: float | None = None) -> Mapping[str, float | None]:
+    return {"mean": mean if math.isfinite(mean) else None, "standard_error": error}
