@@ -34,3 +34,16 @@ def test_own_model_trains_with_both_objectives(capsys: pytest.CaptureFixture[str
     runpy.run_path(str(EXAMPLES / "own_model.py"))["main"]({"steps": 2, "batch_size": 4})
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("reverse_kl", "forward_kl", "weights[price]", "concentration"))
+
+
+def test_any_model_gets_a_posterior_without_training(capsys: pytest.CaptureFixture[str]) -> None:
+    """Effects (0.6, -0.3) and shape 2 of the simulation lie within four sds of the posterior means."""
+    example = runpy.run_path(str(EXAMPLES / "any_model.py"))
+    posterior = posteria.universal().posterior(example["lifetimes"], example["simulated"]()).refine(seed=0).posterior
+    summary = posterior.summary(seed=0)
+    known = {"effects[0]": 0.6, "effects[1]": -0.3, "intercept": 1.0, "shape": 2.0}
+    for name, value in known.items():
+        assert abs(summary.loc[name, "mean"] - value) < 4 * summary.loc[name, "sd"]
+    assert (summary["status"] != "failed").all()
+    example["main"]()
+    assert "shape" in capsys.readouterr().out

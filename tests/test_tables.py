@@ -211,3 +211,12 @@ def test_no_warning_without_cause() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         TableCodec.fit(people(), target="income").dataset(people())
+
+
+def test_positive_targets_keep_their_units_and_refuse_others() -> None:
+    table = pd.DataFrame({"a": [0.0, 1.0, 2.0], "time": [0.5, 3.0, 9.0]})
+    dataset = TableCodec.fit(table, "time", kind="positive").dataset(table)
+    assert dataset.y is not None
+    assert dataset.y[0].tolist() == [0.5, 3.0, 9.0]
+    with pytest.raises(DataError, match="takes positive values"):
+        TableCodec.fit(table.assign(time=[0.0, 1.0, 2.0]), "time", kind="positive")

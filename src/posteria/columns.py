@@ -104,6 +104,22 @@ class CountTarget:
 
 
 @dataclass(frozen=True)
+class PositiveTarget:
+    """A target of positive numbers (durations, amounts), taken as they are."""
+
+    name: str
+    location: float = 0.0
+    scale: float = 1.0
+
+    def encode(self, values: pd.Series) -> np.ndarray:
+        """(N,) positive numbers."""
+        numbers = numbers_of(values, "target")
+        if (numbers <= 0).any():
+            raise DataError.of(f"target {self.name!r}", "values that are zero or negative", "positive values")
+        return numbers
+
+
+@dataclass(frozen=True)
 class ClassTarget:
     """A target of labels, as indices into ``labels``."""
 
@@ -122,7 +138,7 @@ class ClassTarget:
 
 
 Column = NumberColumn | CategoryColumn
-Target = RealTarget | CountTarget | ClassTarget
+Target = RealTarget | CountTarget | PositiveTarget | ClassTarget
 
 
 def label_name(label: object) -> str:
@@ -152,6 +168,12 @@ def _fit_count(values: pd.Series, num_classes: int | None) -> CountTarget:
     return target
 
 
+def _fit_positive(values: pd.Series, num_classes: int | None) -> PositiveTarget:
+    target = PositiveTarget(str(values.name))
+    target.encode(values)
+    return target
+
+
 def _fit_class(values: pd.Series, num_classes: int | None) -> ClassTarget:
     labels = _levels(values)
     most = len(labels) if num_classes is None else num_classes
@@ -163,7 +185,7 @@ def _fit_class(values: pd.Series, num_classes: int | None) -> ClassTarget:
 
 
 TARGETS: dict[str, Callable[[pd.Series, int | None], Target]] = {
-    "real": _fit_real, "count": _fit_count, "class": _fit_class,
+    "real": _fit_real, "count": _fit_count, "positive": _fit_positive, "class": _fit_class,
 }
 
 

@@ -231,7 +231,7 @@ def _replicated(shown: _Shown) -> Figure:
 
 
 _PREDICTIVE: dict[str, Callable[[_Shown], Figure]] = {
-    "real": _numeric, "count": _numeric, "class": _calibration, "none": _replicated,
+    "real": _numeric, "count": _numeric, "positive": _numeric, "class": _calibration, "none": _replicated,
 }
 
 

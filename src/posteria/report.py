@@ -87,6 +87,7 @@ def posterior_report(posterior: Posterior, summary: pd.DataFrame, units: pd.Data
 _READING = {
     "real": "Predictive intervals include both noise and uncertainty about the parameters.",
     "count": "Predictive intervals include both noise and uncertainty about the parameters.",
+    "positive": "Predictive intervals include both noise and uncertainty about the parameters.",
     "class": "Points on the diagonal: events predicted with probability p happen in a fraction p of the rows. "
              "These rows were also used for the fit, so expect somewhat worse on new ones.",
     "none": "Data drawn from the predictive should look like yours.",

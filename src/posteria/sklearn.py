@@ -172,7 +172,7 @@ class AmortizedRegressor(RegressorMixin, _Amortized):
         ((5,), (5,))
     """
 
-    _targets = ("real", "count")
+    _targets = ("real", "count", "positive")
     _takes = "one for a model of real numbers or counts; AmortizedClassifier predicts classes"
 
     def __init__(self, estimator: str | Path | Estimator = "linear_regression", num_samples: int = 1000,

@@ -71,7 +71,7 @@ class TableCodec:
         Args:
             table: one row per observation.
             target: name of the column to predict; None for ``kind="none"``.
-            kind: "real", "class", "count" or "none", as :attr:`Model.target`.
+            kind: "real", "class", "count", "positive" or "none", as :attr:`Model.target`.
             columns: the columns to use; default all but the target.
             extra: columns passed through by name, unscaled.
             max_features: the most features, after one-hot encoding.

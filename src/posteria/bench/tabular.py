@@ -56,9 +56,9 @@ ROWS: dict[str, Row] = {**{key: METHODS[key] for key in ("random", "exact", "lap
 # Beside the trained rows of every model; and those that a network has where they are named, because of their cost.
 _BESIDE: dict[str, tuple[str, ...]] = {
     "lr": ("random", "exact", "laplace", "converged_hmc", "bayesian_ridge", "shipped_regression"),
-    "nlr_relu1": ("random", "mlp_regressor"),
+    "nlr_relu1": ("random", "mlp_regressor", "shipped_neural_regression"),
     "lc_2c": (_FULL.key, "random", "laplace", "converged_hmc", "logistic_regression", "shipped_classification"),
-    "nlc_relu1_2c": ("random", "mlp_classifier"),
+    "nlc_relu1_2c": ("random", "mlp_classifier", "shipped_neural_classification"),
 }
 _SLOW: dict[str, tuple[str, ...]] = {"lr": (), "lc_2c": (), "nlr_relu1": ("laplace", "converged_hmc"),
                                      "nlc_relu1_2c": ("laplace", "converged_hmc")}

@@ -161,7 +161,7 @@ class Shipped:
 
     def _scale(self, dataset: Dataset) -> float:
         """It expects targets of unit variance, where the paper's have d."""
-        return math.sqrt(dataset.x.shape[-1]) if self.name == "linear_regression" else 1.0
+        return math.sqrt(dataset.x.shape[-1]) if self.name.endswith("regression") else 1.0
 
 
 @cache
@@ -174,7 +174,9 @@ def _divided(dataset: Dataset, scale: float) -> Dataset:
 
 
 SHIPPED: dict[str, Shipped] = {row.key: row for row in (
-    Shipped("shipped_regression", "linear_regression"), Shipped("shipped_classification", "linear_classification"))}
+    Shipped("shipped_regression", "linear_regression"), Shipped("shipped_classification", "linear_classification"),
+    Shipped("shipped_neural_regression", "neural_regression"),
+    Shipped("shipped_neural_classification", "neural_classification"))}
 
 
 # -- baselines on the same model --------------------------------------------------------------

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from posteria.tasks.many_models import FAMILIES, LOG_LINK, LOGIT, Family, VariedInputsTask, pose
+from posteria.tasks.many_models import FAMILIES, LOG_LINK, LOGIT, Family, VariedInputsTask, generalized_linear, pose
 
 _ROWS, _COLUMNS, _MOST_CELLS = (4, 2000), (1, 64), 20_000
 TRAINED, BEYOND, WIDE, NARROW, HELD_OUT = (
@@ -39,7 +39,8 @@ class UniversalCase:
 _LOG_CONCAVE = ("gaussian_mean", "linear", "logistic", "categorical", "poisson")
 _BEYOND = ("linear", "logistic", "poisson")
 _PRIORS = ("linear_noise", "logistic", "poisson", "gamma")
-_UNSEEN: Mapping[str, tuple[float, float]] = {"probit": LOGIT, "beta_binomial": LOGIT, "survival": LOG_LINK}
+_UNSEEN = {name: generalized_linear(name, scales) for name, scales in (
+    ("probit", LOGIT), ("beta_binomial", LOGIT), ("survival", LOG_LINK))}
 
 
 def _conditions(name: str, family: Family) -> dict[str, UniversalCase]:
@@ -57,8 +58,7 @@ def _conditions(name: str, family: Family) -> dict[str, UniversalCase]:
 
 CASES: Mapping[str, Mapping[str, UniversalCase]] = {
     **{name: _conditions(name, family) for name, family in FAMILIES.items()},
-    **{name: {HELD_OUT: UniversalCase(Family("generalized_linear", {"family": [name]}, scales))}
-       for name, scales in _UNSEEN.items()},
+    **{name: {HELD_OUT: UniversalCase(family)} for name, family in _UNSEEN.items()},
     "many_groups": {HELD_OUT: UniversalCase(
         Family("hierarchical", {"groups": [25, 50, 100], "varying_slopes": [False, True], "family": ["gaussian"]},
                (0.3, 3.0), (1, 3)), (500, 2000), most_cells=8000, log_concave=False)},

@@ -70,6 +70,7 @@ def figure(
     folder: Out = Path("bench_out"),
     workers: Workers = None,
     seeds: Seeds = None,
+    method: Methods = None,
     report_only: ReportOnly = False,
 ) -> None:
     """One of the paper's figures, drawn from our estimators: a picture, its numbers as CSV, a caption.
@@ -77,6 +78,7 @@ def figure(
     \b
     posteria bench figure 3 --scale laptop --out bench_out
 
+    A figure shows the methods that the folder has; --method runs some of them.
     Exit codes: 0 done, 1 some cell failed, 2 bad input, 130 interrupted (run the same command to go on).
     """
     with explained_errors():
@@ -85,7 +87,8 @@ def figure(
 
         chosen = scale_named(scale)
         spec, workspace = figure_numbered(number), _workspace(folder)
-        failed = 0 if report_only else _run(spec.cells(chosen, seeds or chosen.seeds), workspace, workers)
+        failed = 0 if report_only else _run(_of_methods(spec.cells(chosen, seeds or chosen.seeds), method or []),
+                                            workspace, workers)
         written(make_figure(number, chosen, workspace, seeds=seeds, report_only=True))
         _exit_if(failed)
 
@@ -176,6 +179,34 @@ def trust(
         _exit_if(failed)
 
 
+@app.command("universal")
+def universal(
+    scale: Scale = "smoke",
+    folder: Out = Path("bench_out"),
+    workers: Workers = None,
+    case: Annotated[list[str] | None, typer.Option(help="Some families, such as logistic. May be repeated.")] = None,
+    condition: Annotated[list[str] | None, typer.Option(
+        help="Some conditions, such as trained or held_out. May be repeated.")] = None,
+    report_only: ReportOnly = False,
+) -> None:
+    """The network that serves every model: what it loses to per-dataset optimization, in training and beyond.
+
+    \b
+    posteria bench universal --scale laptop --case logistic --out bench_out
+
+    Exit codes: 0 done, 1 some cell failed, 2 bad input, 130 interrupted (run the same command to go on).
+    """
+    with explained_errors():
+        from posteria.bench.scales import scale_named
+        from posteria.bench.universal_bench import universal_cells
+        from posteria.bench.universal_report import write_universal_report
+
+        chosen, workspace = scale_named(scale), _workspace(folder)
+        failed = 0 if report_only else _run(universal_cells(chosen, case or [], condition or []), workspace, workers)
+        written(write_universal_report(chosen, workspace.store, workspace.root / "reports"))
+        _exit_if(failed)
+
+
 @app.command("conclusions")
 def conclusions(scale: Scale = "laptop", folder: Out = Path("bench_out")) -> None:
     """What the results in the folder say of the paper's conclusions (confirmed, refuted or not yet decided), and how
@@ -191,6 +222,15 @@ def conclusions(scale: Scale = "laptop", folder: Out = Path("bench_out")) -> Non
         sections = (conclusions_markdown(workspace.store, scale), standing_markdown(workspace.store, scale))
         path.write_text("\n".join(sections), encoding="utf-8")
         written([path])
+
+
+def _of_methods(cells: Sequence[Cell], methods: Sequence[str]) -> list[Cell]:
+    from posteria.errors import InputError
+
+    known = sorted({cell.method_key for cell in cells})
+    if unknown := sorted(set(methods) - set(known)):
+        raise InputError.of("--method", str(unknown), f"names among {known}")
+    return [cell for cell in cells if not methods or cell.method_key in methods]
 
 
 def _run(cells: Sequence[Cell], workspace: Workspace, workers: int | None) -> int:

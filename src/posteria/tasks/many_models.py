@@ -21,8 +21,6 @@ from posteria.tasks.inputs import INPUTS
 from posteria.tasks.simulated import SimulatedTask, VaryFeatures, choose, host_generator
 
 _Range = tuple[float, float]
-# Share of Xavier-like priors, whose scale falls with the root of the number of features.
-_XAVIER = 0.5
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,7 @@ class Family:
         scales: (least, most) prior standard deviation of a real parameter.
         columns: (least, most) features, within those of the task.
         fixed: the parameters that keep their own priors.
+        xavier: share of models whose prior scale falls with the root of the number of features.
         weight: how often it is drawn, in proportion.
     """
 
@@ -43,27 +42,31 @@ class Family:
     scales: _Range = (0.1, 10.0)
     columns: tuple[int, int] = (1, 64)
     fixed: tuple[str, ...] = ()
+    xavier: float = 0.5
     weight: float = 1.0
-
-
-def _glm(family: str, scales: _Range, weight: float = 1.0, columns: tuple[int, int] = (1, 64),
-         **choices: Sequence[Any]) -> Family:
-    return Family("generalized_linear", {"family": [family], **choices}, scales, columns, weight=weight)
 
 
 # Where the mean is an exponential of the outputs, wide priors make data that nobody has.
 LOG_LINK, LOGIT = (0.05, 0.7), (0.1, 5.0)
+
+
+def generalized_linear(family: str, scales: _Range) -> Family:
+    """Generalized linear models of one family of observations."""
+    xavier = 1.0 if scales == LOG_LINK else 0.5
+    return Family("generalized_linear", {"family": [family]}, scales, xavier=xavier)
+
+
 FAMILIES: Mapping[str, Family] = {
     "gaussian_mean": Family("gaussian_mean", weight=0.5),
     "gaussian_mixture": Family("gaussian_mixture", {"components": [2, 3]}, (0.5, 5.0), (1, 5), weight=0.5),
     "linear": Family("linear_regression", {"noise": [0.01, 0.25, 4.0]}, weight=0.5),
     "linear_noise": Family("linear_regression", {"noise": ["inferred"]}),
-    "student_t": _glm("student_t", (0.1, 10.0)),
-    "logistic": _glm("bernoulli", LOGIT),
+    "student_t": generalized_linear("student_t", (0.1, 10.0)),
+    "logistic": generalized_linear("bernoulli", LOGIT),
     "categorical": Family("linear_classification", {"classes": [3, 4, 5], "temperature": [1.0, 0.3]}, LOGIT, (1, 16)),
-    "poisson": _glm("poisson", LOG_LINK),
-    "negative_binomial": _glm("negative_binomial", LOG_LINK),
-    "gamma": _glm("gamma", LOG_LINK),
+    "poisson": generalized_linear("poisson", LOG_LINK),
+    "negative_binomial": generalized_linear("negative_binomial", LOG_LINK),
+    "gamma": generalized_linear("gamma", LOG_LINK),
     "hierarchical": Family("hierarchical", {"groups": [4, 8, 16], "varying_slopes": [False, True],
                                             "family": ["gaussian", "bernoulli"]}, (0.3, 3.0), (1, 4)),
     "neural": Family("neural_regression", {"hidden": [8], "activation": ["relu", "tanh"], "noise": [0.25, "inferred"]},
@@ -156,7 +159,7 @@ def draw_model(family: Family, features: int, generator: torch.Generator) -> Mod
     """A model of the family with options and priors drawn at random."""
     options = {name: values[int(torch.randint(len(values), (), generator=generator))]
                for name, values in family.choices.items()}
-    shrink = features**-0.5 if float(torch.rand((), generator=generator)) < _XAVIER else 1.0
+    shrink = features**-0.5 if float(torch.rand((), generator=generator)) < family.xavier else 1.0
     plain = build_model(family.name, **options)
     priors = {p.name: draw_prior(p, family.scales, shrink if "features" in p.shape else 1.0, generator)
               for p in plain.parameters if p.name not in family.fixed and not p.event_dim}

@@ -47,6 +47,7 @@ def _zeros(y: Tensor, real: Tensor) -> Tensor:
 STATISTICS: dict[str, dict[str, Statistic]] = {
     "real": {"mean": _mean, "sd": _sd, "largest": _largest, "smallest": _smallest},
     "count": {"mean": _mean, "sd": _sd, "largest": _largest, "zeros": _zeros},
+    "positive": {"mean": _mean, "sd": _sd, "largest": _largest, "smallest": _smallest},
     "class": {"mean": _mean, "sd": _sd},
     "none": {"mean": _mean, "sd": _sd, "largest": _largest},
 }

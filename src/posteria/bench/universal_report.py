@@ -1,0 +1,92 @@
+"""The report of `posteria bench universal`: a row per family and condition, and what is asked of it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from posteria.bench.plain_report import markdown_table
+from posteria.bench.scales import Scale
+from posteria.bench.store import Result, ResultStore
+from posteria.bench.universal_bench import BENCH, SIZES
+from posteria.bench.universal_cases import BEYOND, CASES, HELD_OUT, NARROW, TRAINED, WIDE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Nats per observation that the network may lose to per-dataset optimization.
+_MOST_LOST, _MOST_LOST_ELSEWHERE = 0.005, 0.02
+_LEAST_PASSED, _LEAST_ESS = 0.8, 0.8
+_INTRODUCTION = """\
+Every cell: {datasets} fresh datasets in {batches} batches, each with a model, priors, sizes and features of its own.
+
+- *passed*: share with Pareto k-hat below 0.7 for importance weights of the network's answer; *with refinement*: or of
+  the cheap refined proposal. *ESS*: effective draws of 1,000.
+- *gap*: nats per observation by which {steps} steps of Adam on the evidence lower bound, dataset by dataset and from
+  the network's answer, better the bound; over the first {optimised} batches. A specialist of the same density cannot
+  do better than that on average. Standard errors are over batches.
+- Seconds are per dataset, in one process."""
+
+
+def write_universal_report(scale: Scale, store: ResultStore, folder: Path) -> list[Path]:
+    """Write ``universal_<scale>.md`` and ``.csv``; returns their paths."""
+    newest: dict[tuple[str, str], Result] = {}
+    for result in store.results():
+        if result.bench == BENCH and result.scale == scale.name:
+            newest[result.setup, result.method] = result  # results come in the order in which they were made
+    frame = _frame(list(newest.values()))
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"universal_{scale.name}.{ending}" for ending in ("md", "csv")]
+    sizes = SIZES[scale.name]
+    introduction = _INTRODUCTION.format(datasets=sizes.batches * sizes.batch_size, batches=sizes.batches,
+                                        steps=sizes.steps, optimised=sizes.optimised)
+    text = ["# One network for every model", "", f"    posteria bench universal --scale {scale.name}", "", introduction,
+            "", *(markdown_table(frame) if len(frame) else ["Not measured."])]
+    paths[0].write_text("\n".join(text) + "\n", encoding="utf-8")
+    frame.to_csv(paths[1], index=False, float_format="%.6g")
+    return paths
+
+
+def _frame(results: list[Result]) -> pd.DataFrame:
+    import pandas as pd
+
+    order = {(case, condition): i for i, (case, condition) in enumerate(
+        (case, condition) for case, found in CASES.items() for condition in found)}
+    usual = {r.setup: _mean(r, "ess") for r in results if r.method == TRAINED}
+    known = sorted((r for r in results if (r.setup, r.method) in order), key=lambda r: order[r.setup, r.method])
+    return pd.DataFrame([_row(r, usual.get(r.setup, math.nan)) for r in known])
+
+
+def _row(result: Result, usual: float) -> dict[str, object]:
+    least, most = result.record["parameters"]
+    return {"family": result.setup, "condition": result.method, "parameters": f"{least} to {most}",
+            "passed": _mean(result, "passed"), "with refinement": _mean(result, "passed_cheaply"),
+            "ESS": _mean(result, "ess"), "gap": _mean(result, "gap"), "± gap": _error(result, "gap"),
+            "gap median": _mean(result, "gap_median"), "gap 95%": _mean(result, "gap_95"),
+            "seconds": _mean(result, "seconds"), "goal": _goal(result, usual)}
+
+
+def _goal(result: Result, usual: float) -> str:
+    """What is asked of the cell, and whether it holds."""
+    if result.method == HELD_OUT:
+        return _verdict(_mean(result, "passed_cheaply") >= _LEAST_PASSED, f"{_LEAST_PASSED:.0%} pass with refinement")
+    if result.method in (WIDE, NARROW):
+        return _verdict(_mean(result, "ess") >= _LEAST_ESS * usual, f"ESS at least {_LEAST_ESS:.0%} of the trained")
+    concave = CASES[result.setup][result.method].log_concave and result.method != BEYOND
+    limit = _MOST_LOST if concave else _MOST_LOST_ELSEWHERE
+    return _verdict(_mean(result, "gap") <= limit, f"gap at most {limit}")
+
+
+def _verdict(held: bool, goal: str) -> str:
+    return f"{'met' if held else '**missed**'}: {goal}"
+
+
+def _mean(result: Result, name: str) -> float:
+    found = result.figures.get(name, {}).get("mean")
+    return math.nan if found is None else found
+
+
+def _error(result: Result, name: str) -> float:
+    found = result.figures.get(name, {}).get("standard_error")
+    return math.nan if found is None else found
