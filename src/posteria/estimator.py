@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from posteria.densities import DENSITIES
 from posteria.densities.base import Density
 from posteria.densities.symmetric import Symmetrised, permutations_of_axis
-from posteria.encoders import ENCODERS
+from posteria.encoders import ENCODERS, IterativeEncoder
 from posteria.encoders.base import Encoder, EncoderSpec
 from posteria.errors import CheckpointError, DataError, InputError, UnsupportedError
 from posteria.models import Model, build_model, model_to_json
@@ -133,6 +133,25 @@ class Estimator(nn.Module):
         encoder = self.encoder.for_spec(_spec(model, self.info.columns[1], self.density.correlated))
         other._modules = {**self._modules, "encoder": encoder}
         other.model, other.familiarity = model, None
+        return other
+
+    def looking(self, **search: int) -> Estimator:
+        """The same networks, weights shared, with another length of search: more looks cost time and no training.
+
+        Args:
+            search: ``climbs``, ``widenings`` or ``candidates`` of the iterative encoder, see
+                :class:`posteria.encoders.IterativeEncoder`.
+
+        Raises:
+            UnsupportedError: the encoder does not search.
+
+        Examples:
+            >>> estimator.looking(widenings=32).posterior(dataset)  # doctest: +SKIP
+        """
+        if not isinstance(self.encoder, IterativeEncoder):
+            raise UnsupportedError(f"encoder: {self.encoder_part.name} does not search; takes iterative")
+        other = copy.copy(self)
+        other._modules = {**self._modules, "encoder": self.encoder.looking(**search)}
         return other
 
     def prepare(self, dataset: Dataset) -> Dataset:

@@ -24,6 +24,8 @@ from torch.distributions import (
 
 from posteria.ascent import Guess
 from posteria.curvature import DenseCurvature
+from posteria.errors import InputError, UnsupportedError
+from posteria.estimator import Estimator, EstimatorInfo
 from posteria.models import Model, ModelLogJoint, Parameter, build_model
 from posteria.randomness import generator_for
 from posteria.types import Dataset
@@ -290,3 +292,24 @@ def test_differences_of_the_prior_agree_with_differentiation(name: str) -> None:
     torch.testing.assert_close(score, slope.detach().float(), rtol=1e-4, atol=1e-4)
     expected = torch.where(counted, -bend, 0.0).clamp(min=0.05).float()
     torch.testing.assert_close(torch.where(counted, curvature, 0.05), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_looking_longer_shares_weights_and_changes_the_search_alone() -> None:
+    """Untrained on a network's posterior, whose guess goes on moving with more looks."""
+    torch.manual_seed(0)
+    model = build_model("neural_regression", hidden=4)
+    short = Estimator(model, "iterative", "low_rank", EstimatorInfo((1, 2))).eval()
+    long = short.looking(widenings=24, candidates=16)
+    assert long.encoder.layers is short.encoder.layers
+    assert (short.encoder.widenings, long.encoder.widenings, long.encoder.climbs) == (8, 24, short.encoder.climbs)
+    dataset = simulated(model, 1, rows=40, batch=4)
+    bounds = []
+    for estimator in (short, long):
+        with torch.no_grad():
+            theta, log_q = estimator.distribution(dataset).rsample_and_log_prob(500, generator_for(0))
+            bounds.append(float((model.log_joint(theta, dataset) - log_q).mean()))
+    assert bounds[1] > bounds[0]
+    with pytest.raises(InputError, match="candidates: got 3"):
+        short.looking(candidates=3)
+    with pytest.raises(UnsupportedError, match="does not search"):
+        Estimator(model, "deepsets", "gaussian", EstimatorInfo((2, 2))).looking(climbs=3)

@@ -46,12 +46,18 @@ class PaperCell:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        evaluation = {"num_datasets": self.scale.num_datasets, "num_reference": self.scale.num_reference,
-                      "version": measure.VERSION}
+        evaluation: dict[str, Any] = {"num_datasets": self.scale.num_datasets,
+                                      "num_reference": self.scale.num_reference, "version": measure.VERSION}
         how = ({"config": self.scale.config(self.setup, self.method, self.seed).model_dump(mode="json")}
                if isinstance(self.method, Trained) else
                {"baseline": self.method.baseline, "scale": self.scale.name, "seed": self.seed})
+        if looks := self._looks:
+            evaluation["looks"] = looks
         return {"bench": BENCH, "setup": self.setup.key, "evaluation": evaluation, **how}
+
+    @property
+    def _looks(self) -> dict[str, int]:
+        return self.scale.looks(self.setup, self.method) if isinstance(self.method, Trained) else {}
 
     @property
     def group(self) -> str:
@@ -61,7 +67,7 @@ class PaperCell:
     def compute(self, workspace: Workspace) -> tuple[Figures, Mapping[str, Any]]:
         if isinstance(self.method, Trained):
             config = self.scale.config(self.setup, self.method, self.seed)
-            return measure.measure_trained(self.setup, self.scale, config, workspace)
+            return measure.measure_trained(self.setup, self.scale, config, workspace, self._looks)
         return measure.measure_baseline(self.setup, self.scale, self.method.baseline, self.seed, workspace)
 
 

@@ -67,10 +67,11 @@ Figures = dict[str, dict[str, float | None]]
 PerDatasetFigures = dict[str, Tensor]
 
 
-def measure_trained(setup: Setup, scale: Scale, config: TrainConfig, workspace: Workspace) -> (
-        tuple[Figures, Mapping[str, Any]]):
-    """Train (or load) an estimator and measure it on the setup's test datasets."""
+def measure_trained(setup: Setup, scale: Scale, config: TrainConfig, workspace: Workspace,
+                    looks: Mapping[str, int] | None = None) -> tuple[Figures, Mapping[str, Any]]:
+    """Train (or load) an estimator and measure it on the setup's test datasets, with ``looks`` as its search if any."""
     estimator = workspace.trained(config)
+    estimator = estimator.looking(**looks) if looks else estimator
     reference = reference_draws(setup, scale, workspace)
     figures = (figures_of(estimator.posterior(case.dataset), case, _of_case(reference, case), scale)
                for case in cases_of(setup, scale))

@@ -108,6 +108,11 @@ class Scale:
             fields |= {"batch_size": _SMOKE_BATCH, "encoder": {"name": "iterative", "options": _SMOKE_SEARCH}}
         return fields
 
+    def looks(self, setup: Setup, method: Trained) -> dict[str, int]:
+        """The search on test datasets, where it differs from that in training: few features make looks cheap."""
+        searches = method.density == OWN and setup.variable and setup.task.startswith("nonlinear")
+        return dict(_MANY_LOOKS) if self.name == "laptop" and searches and setup.dim <= _FEW_FEATURES else {}
+
     def config(self, setup: Setup, method: Trained, seed: int) -> TrainConfig:
         """The checked configuration of a training run."""
         return TrainConfig.of(**self.fields(setup, method, seed))
@@ -140,6 +145,10 @@ _LONG_SEARCH: tuple[dict[str, Any], dict[str, Any]] = (
     {"encoder": {"name": "iterative", "options": {"widenings": 100, "candidates": 16}}, "batch_size": 16},
     {"encoder": {"name": "iterative", "options": {"candidates": 4, "climbs": 60}}, "batch_size": 16},
 )
+
+
+# Networks of any number of features are trained with a search that 100 of them can afford.
+_FEW_FEATURES, _MANY_LOOKS = 5, {"climbs": 40, "widenings": 32, "candidates": 8}
 
 
 def _searches_long(setup: Setup) -> bool:

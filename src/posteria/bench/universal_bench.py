@@ -45,8 +45,12 @@ class Sizes:
     optimised: int
     steps: int
 
+    def reduced(self) -> Sizes:
+        """A tenth of the datasets."""
+        return Sizes(max(2, self.batches // 2), max(1, self.batch_size // 5), max(1, self.optimised // 2), self.steps)
 
-SIZES: Mapping[str, Sizes] = {"smoke": Sizes(2, 5, 1, 20), "laptop": Sizes(20, 25, 8, 500),
+
+SIZES: Mapping[str, Sizes] = {"smoke": Sizes(2, 5, 1, 20), "laptop": Sizes(10, 25, 2, 500),
                               "paper": Sizes(40, 25, 40, 500)}
 
 
@@ -111,12 +115,12 @@ def universal_cells(scale: Scale, cases: Sequence[str] = (), conditions: Sequenc
 
 def _signature_of(estimator: Estimator) -> str:
     """Changes with the weights."""
-    return f"{sum(float(p.double().abs().sum()) for p in estimator.parameters()):.6f}"
+    return f"{sum(float(p.detach().double().abs().sum()) for p in estimator.parameters()):.6f}"
 
 
 # -- measuring ------------------------------------------------------------------------------------
 def _measured(case: UniversalCase, sizes: Sizes, seed: int) -> Iterator[Mapping[str, Tensor]]:
-    network = universal()
+    network, sizes = universal(), sizes.reduced() if case.large else sizes
     for number in range(sizes.batches):
         generator = generator_for(_SEED + seed, number)
         task = case.task(generator)

@@ -21,6 +21,7 @@ class UniversalCase:
     Attributes:
         family: what is drawn from.
         rows, columns, most_cells: as for :class:`posteria.tasks.ManyModelsTask`.
+        large: datasets take much time and memory, so that a cell has a tenth of them.
         log_concave: of its likelihood; what a Gaussian may lose is judged by it.
     """
 
@@ -28,6 +29,7 @@ class UniversalCase:
     rows: tuple[int, int] = _ROWS
     columns: tuple[int, int] = _COLUMNS
     most_cells: int = _MOST_CELLS
+    large: bool = False
     log_concave: bool = True
 
     def task(self, generator: torch.Generator) -> VariedInputsTask:
@@ -48,7 +50,7 @@ def _conditions(name: str, family: Family) -> dict[str, UniversalCase]:
     found = {TRAINED: UniversalCase(family, log_concave=concave)}
     if name in _BEYOND:
         wide = replace(family, columns=(200, 200))
-        found[BEYOND] = UniversalCase(wide, (5000, 5000), (200, 200), 1_000_000, concave)
+        found[BEYOND] = UniversalCase(wide, (5000, 5000), (200, 200), 1_000_000, True, concave)
     if name in _PRIORS:
         low, high = family.scales
         found[WIDE] = UniversalCase(replace(family, scales=(high, 2 * high)), log_concave=concave)
@@ -61,5 +63,5 @@ CASES: Mapping[str, Mapping[str, UniversalCase]] = {
     **{name: {HELD_OUT: UniversalCase(family)} for name, family in _UNSEEN.items()},
     "many_groups": {HELD_OUT: UniversalCase(
         Family("hierarchical", {"groups": [25, 50, 100], "varying_slopes": [False, True], "family": ["gaussian"]},
-               (0.3, 3.0), (1, 3)), (500, 2000), most_cells=8000, log_concave=False)},
+               (0.3, 3.0), (1, 3)), (500, 2000), most_cells=8000, large=True, log_concave=False)},
 }

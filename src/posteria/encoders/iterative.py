@@ -67,14 +67,13 @@ class IterativeEncoder(Encoder):
                  candidates: int = 8, heads: int = 4, dense_up_to: int = 256, inducing: int = 16,
                  lines: bool = False, shared: bool = False):
         super().__init__()
-        if candidates < 2 or candidates % 2:
-            raise InputError.of("candidates", repr(candidates), "an even number, 2 or more")
         if width < 1 or heads < 1 or width % heads:
             raise InputError.of("width", f"{width} with {heads} heads", "a multiple of heads, both at least 1")
         if layers < 1:
             raise InputError.of("layers", repr(layers), "1 or more")
         self.summary_dim, self.token_dim = width, width
         self.climbs, self.widenings, self.candidates, self.dense_up_to = climbs, widenings, candidates, dense_up_to
+        self._check_search()
         self.exchangeable, self.correlated = spec.exchangeable, spec.full_covariance
         self.shared = shared
         self.roles = nn.Embedding(1 if shared else spec.num_blocks, width)
@@ -106,6 +105,23 @@ class IterativeEncoder(Encoder):
         other = copy.copy(self)
         other.exchangeable, other.correlated = spec.exchangeable, spec.full_covariance
         return other
+
+    def looking(self, climbs: int | None = None, widenings: int | None = None, candidates: int | None = None) -> (
+            IterativeEncoder):
+        """The same weights with a longer or shorter search; see the class for the arguments."""
+        other = copy.copy(self)
+        for name, value in (("climbs", climbs), ("widenings", widenings), ("candidates", candidates)):
+            if value is not None:
+                setattr(other, name, value)
+        other._check_search()
+        return other
+
+    def _check_search(self) -> None:
+        if self.candidates < 2 or self.candidates % 2:
+            raise InputError.of("candidates", repr(self.candidates), "an even number, 2 or more")
+        for name in ("climbs", "widenings"):
+            if getattr(self, name) < 0:
+                raise InputError.of(name, repr(getattr(self, name)), "0 or more")
 
     def _search(self, log_joint: LogJoint) -> list[Guess]:
         """One guess per layer: the last of those after the climb and after every widening."""

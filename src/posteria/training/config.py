@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from posteria.errors import InputError, UnsupportedError
 from posteria.estimator import Estimator, EstimatorInfo, Part
@@ -144,6 +153,11 @@ class TrainConfig(Recipe):
             return values
         start = values.get("start")
         return apply_preset({**_parts_of(start), **values} if start is not None else values)
+
+    @model_serializer(mode="wrap")
+    def _without_start(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Runs from random weights read as they did before there was a ``start``, so that they can be resumed."""
+        return {name: value for name, value in dump(self).items() if name != "start" or value is not None}
 
     @classmethod
     def of(cls, **values: Any) -> TrainConfig:
