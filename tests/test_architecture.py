@@ -22,13 +22,13 @@ LONGEST_FILE = 450
 REGISTRIES = {
     "models.MODELS": {
         "gaussian_mean", "gaussian_mixture", "linear_regression", "linear_classification",
-        "neural_regression", "neural_classification", "poisson_regression",
+        "neural_regression", "neural_classification", "poisson_regression", "generalized_linear", "hierarchical",
     },
     "encoders.ENCODERS": {"iterative", "transformer", "deepsets", "gru"},
     "densities.DENSITIES": {"gaussian", "full", "low_rank", "flow", "spline_flow"},
     "referee.DENSITIES": {
         "gaussian_mean", "gaussian_mixture", "linear_regression", "linear_classification",
-        "neural_regression", "neural_classification", "poisson_regression",
+        "neural_regression", "neural_classification", "poisson_regression", "generalized_linear", "hierarchical",
     },
     "objectives.OBJECTIVES": {"forward_kl", "reverse_kl"},
     "tasks.TASKS": {"simulated", "standardised", "gaussian_process", "other_model", "mixture_of_tasks",

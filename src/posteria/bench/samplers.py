@@ -99,6 +99,8 @@ CASES: dict[str, SamplerCase] = {
     "nlc_2d": SamplerCase("neural_classification", 2, {"hidden": 4, "activation": "tanh", "temperature": 1.0},
                           predictions, settings=_ONE_ROUND),
     "poisson_5d": SamplerCase("poisson_regression", 6),
+    "glm_gamma_2d": SamplerCase("generalized_linear", 2, {"family": "gamma"}),
+    "hierarchical_1d": SamplerCase("hierarchical", 2),
     "lr_100d": SamplerCase("linear_regression", 100, methods=("hmc", "nuts", "paper_hmc", "paper_langevin")),
 }
 

@@ -19,7 +19,6 @@ from posteria.errors import InputError
 from posteria.models.base import Target
 from posteria.models.extra_columns import ExtraColumn
 from posteria.models.parameters import Parameter
-from posteria.types import Dataset
 
 # Constrained parameters of the head, each (B, S), and its extra columns of x, each (B, 1, N).
 Extra = Mapping[str, Tensor]
@@ -34,6 +33,7 @@ class Head(ABC):
         num_outputs: K, width of the outputs it reads.
         parameters: its own parameters (scalars), which follow the model's.
         columns: the extra columns of x that it reads.
+        limit: the name of the column that y does not exceed, or None.
         target: kind of y.
     """
 
@@ -41,6 +41,7 @@ class Head(ABC):
     num_classes: int = 0
     parameters: tuple[Parameter, ...] = ()
     columns: tuple[ExtraColumn, ...] = ()
+    limit: str | None = None
     target: Target = "real"
 
     @abstractmethod
@@ -75,9 +76,6 @@ class Head(ABC):
     def own_information(self, outputs: Tensor, observed: Tensor, extra: Extra) -> Tensor:
         """(B, S, H) Fisher information of the head's own unconstrained parameters, or a positive stand-in."""
         return outputs.new_zeros(*outputs.shape[:2], 0)
-
-    def check(self, dataset: Dataset, columns: Mapping[str, Tensor]) -> None:
-        """Raise a DataError when y does not go with the extra columns (B, 1, N)."""
 
 
 class GaussianHead(Head):

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from posteria.errors import DataError
 from posteria.models.base import Model, Spread
-from posteria.models.extra_columns import ExtraColumn
+from posteria.models.extra_columns import ExtraColumn, check_at_most
 from posteria.models.heads import Extra, Head
 from posteria.models.parameters import Parameter
 from posteria.randomness import seeded
@@ -192,7 +192,8 @@ class OutputModel(Model):
         super().check(dataset)
         for place, column in enumerate(self.columns):
             column.check(dataset, place)
-        self.head.check(dataset, self._column_values(dataset))
+        if self.head.limit is not None:
+            check_at_most(dataset, self.head.limit, self._column_values(dataset)[self.head.limit][:, 0])
 
     def options(self) -> dict[str, Any]:
         return dict(self._options)

@@ -24,6 +24,14 @@ from posteria.models.parameters import FEATURES
 from posteria.models.poisson import poisson_regression
 from posteria.referee.callback import callback_density
 from posteria.referee.data import Data, Density
+from posteria.referee.families import (
+    glm_columns,
+    glm_rows,
+    glm_shapes,
+    hierarchical_columns,
+    hierarchical_rows,
+    hierarchical_shapes,
+)
 from posteria.referee.priors import PRIORS
 
 Options = Mapping[str, Any]
@@ -31,7 +39,7 @@ Params = Mapping[str, Array]
 Shapes = dict[str, tuple[int | str, ...]]
 
 # theta holds their logarithms.
-_POSITIVE = {"noise_scale", "concentration"}
+_POSITIVE = {"noise_scale", "concentration", "shape", "group_scale", "slope_scale"}
 _LARGEST_LOG_MEAN = 15.0  # part of the model's definition: no count is expected above e¹⁵
 
 
@@ -41,12 +49,12 @@ class ModelDensity(NamedTuple):
     Attributes:
         shapes: options -> shape of every block; the axis "features" comes last where there is one.
         row_log_prob: (options, named values, data) -> (N,) log densities of the rows.
-        extra_columns: leading columns of x that are not features.
+        extra_columns: options -> number of leading columns of x that are not features.
     """
 
     shapes: Callable[[Options], Shapes]
     row_log_prob: Callable[[Options, Params, Data], Array]
-    extra_columns: int = 0
+    extra_columns: Callable[[Options], int] = lambda options: 0
 
 
 # -- Gaussian models ------------------------------------------------------------------------------
@@ -173,7 +181,9 @@ DENSITIES: dict[str, ModelDensity] = {
     "linear_classification": ModelDensity(_linear_class_shapes, _linear_class_rows),
     "neural_regression": ModelDensity(_network_regression_shapes, _network_regression_rows),
     "neural_classification": ModelDensity(_network_shapes, _network_class_rows),
-    "poisson_regression": ModelDensity(_poisson_shapes, _poisson_rows, extra_columns=1),
+    "poisson_regression": ModelDensity(_poisson_shapes, _poisson_rows, extra_columns=lambda options: 1),
+    "generalized_linear": ModelDensity(glm_shapes, glm_rows, glm_columns),
+    "hierarchical": ModelDensity(hierarchical_shapes, hierarchical_rows, hierarchical_columns),
 }
 
 
@@ -203,7 +213,7 @@ def density_of(model: Model) -> Density:
     priors = {p.name: p.prior for p in model.parameters}
 
     def log_joint(theta: Array, data: Data) -> Array:
-        features = data.features[written.extra_columns:]
+        features = data.features[written.extra_columns(options):]
         params, log_prior = _unpack(theta, written.shapes(options), features, priors)
         rows = written.row_log_prob(options, params, data)
         return log_prior + jnp.where(data.observed, rows, 0.0).sum()

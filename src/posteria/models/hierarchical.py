@@ -1,0 +1,149 @@
+"""Hierarchical models: every group has an intercept, and if wanted slopes, of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, HalfNormal, constraints
+
+from posteria.errors import InputError
+from posteria.models.extra_columns import whole_column
+from posteria.models.families import build_head
+from posteria.models.outputs import OutputModel
+from posteria.models.parameters import FEATURES, Parameter
+from posteria.types import Dataset
+
+_GROUPS = "groups"
+
+
+@dataclass(frozen=True)
+class _Effects:
+    """How one kind of group effects, scale * offsets, depends on theta; E = 1 for intercepts, D for slopes."""
+
+    scale: Tensor  # (B, S, E) positive
+    offsets: Tensor  # (B, S, G, E)
+    inputs: Tensor  # (B, N, E): ones for intercepts, the features for slopes
+    member: Tensor  # (B, N, G) one-hot
+
+    @property
+    def values(self) -> Tensor:
+        """(B, S, G, E) effects of the groups."""
+        return self.scale[:, :, None] * self.offsets
+
+    def outputs(self) -> Tensor:
+        """(B, S, N) what the effects add."""
+        return (self._at_rows() * self.inputs[:, None]).sum(-1)
+
+    def pull_back(self, cotangent: Tensor, power: int) -> Tensor:
+        """(B, S, E + G E) Jᵀ v for v (B, S, N), in (log scale, offsets); of the squared entries of J for power 2."""
+        weighted = cotangent[:, :, None] * (self.inputs.mT**power)[:, None]  # (B, S, E, N)
+        pulled = (weighted.flatten(1, 2) @ self.member).unflatten(1, weighted.shape[1:3]).mT  # (B, S, G, E)
+        scales = (pulled * self.values**power).sum(2)
+        return torch.cat([scales, (pulled * self.scale[:, :, None] ** power).flatten(2)], -1)
+
+    def jacobian(self) -> Tensor:
+        """(B, S, N, E + G E) derivatives of the outputs."""
+        offsets = self.member[:, None, :, :, None] * (self.inputs[:, None] * self.scale[:, :, None])[:, :, :, None]
+        return torch.cat([self._at_rows() * self.inputs[:, None], offsets.flatten(3)], -1)
+
+    def _at_rows(self) -> Tensor:
+        """(B, S, N, E) effects of every row's group, as one product per dataset."""
+        values = self.values
+        here = self.member @ values.permute(0, 2, 1, 3).flatten(2)
+        return here.unflatten(2, (values.shape[1], values.shape[3])).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class _HierarchicalLine:
+    """Outputs (B, S, N, 1) of the common line and the effects of the groups."""
+
+    outputs: Tensor
+    design: Tensor  # (B, N, D + 1): the features and ones
+    effects: tuple[_Effects, ...]
+
+    def pull_back(self, cotangent: Tensor) -> Tensor:
+        return self._pull(cotangent[..., 0], 1)
+
+    def pull_back_squared(self, root: Tensor) -> Tensor:
+        # A row belongs to one group, so every entry of its Jacobian is one product.
+        return self._pull((root[..., 0, :] ** 2).sum(-1), 2)
+
+    def jacobian(self, root: Tensor) -> Tensor:
+        common = self.design[:, None].expand(-1, root.shape[1], -1, -1)
+        whole = torch.cat([common, *(effect.jacobian() for effect in self.effects)], -1)
+        return (root[..., 0, :, None] * whole[:, :, :, None]).flatten(2, 3)
+
+    def _pull(self, cotangent: Tensor, power: int) -> Tensor:
+        common = cotangent @ self.design**power
+        return torch.cat([common, *(effect.pull_back(cotangent, power) for effect in self.effects)], -1)
+
+
+class Hierarchical(OutputModel):
+    """y ~ family(intercept + a_g + x·(weights + b_g)) for a row of group g (Gelman & Hill 2007, chapters 12 and 13).
+
+    The group's intercept is a_g = group_scale * group_offsets[g], and its slopes, where they vary, are
+    b_g = slope_scale * slope_offsets[g], entry by entry. Offsets are N(0, 1) and scales half-normal(1) by default:
+    not centred, so that the prior is nearly normal in every parameter and there is no funnel a priori
+    (Papaspiliopoulos, Roberts & Sköld 2007).
+
+    The first column of x is ``group``, a whole number from 0 to groups - 1; then come the family's extra columns, then
+    the features. Groups without rows keep their prior. Eight schools is the family "gaussian" with noise="column"
+    (a column ``noise`` of standard deviations), groups=8, and one masked feature, as a line needs one.
+
+    Args:
+        family: a key of :data:`posteria.models.families.FAMILIES` with one output (not "categorical").
+        groups: number of groups G, 2 or more.
+        varying_slopes: slopes vary between groups too.
+        priors: distributions per parameter name, in place of the defaults.
+        options: the family's own, see :func:`posteria.models.families.build_head`.
+
+    Raises:
+        InputError: an unknown family or option, a family of several outputs, fewer than two groups.
+
+    Examples:
+        >>> Hierarchical(groups=2).layout(2).scalar_names
+        ('weights[0]', 'intercept', 'group_scale', 'group_offsets[0]', 'group_offsets[1]', 'noise_scale')
+    """
+
+    name = "hierarchical"
+
+    def __init__(self, family: str = "gaussian", groups: int = 8, varying_slopes: bool = False,
+                 priors: Mapping[str, Distribution] | None = None, **options: Any):
+        if not isinstance(groups, int) or groups < 2:
+            raise InputError.of("groups", repr(groups), "a number of groups, 2 or more")
+        head = build_head(family, **options)
+        if head.num_outputs != 1:
+            raise InputError.of("family", repr(family), "a family with one output per row")
+        self.num_groups, self.varying_slopes = groups, varying_slopes
+        self._options = {"family": family, "groups": groups, "varying_slopes": varying_slopes, **options}
+        group = whole_column("group", 0, groups - 1, constraints.integer_interval(0, groups - 1), filling=0.0)
+        super().__init__(head, _blocks(varying_slopes), {_GROUPS: groups}, priors, (group,))
+
+    def linearize(self, theta: Tensor, dataset: Dataset) -> _HierarchicalLine:
+        layout, features = self.layout_of(dataset), self._features(dataset)
+        ones = torch.ones_like(features[..., :1])
+        index = self._column_values(dataset)["group"][:, 0].long()
+        member = (index[..., None] == torch.arange(self.num_groups, device=index.device)).to(theta.dtype)
+        offsets = layout["group_offsets"].take(theta)[..., None]
+        effects = (_Effects(layout["group_scale"].constrained(theta)[..., None], offsets, ones, member),)
+        if self.varying_slopes:
+            slopes, scale = layout["slope_offsets"].take(theta), layout["slope_scale"].constrained(theta)
+            effects += (_Effects(scale, slopes, features, member),)
+        design = torch.cat([features, ones], -1)
+        values = theta[..., :design.shape[-1]] @ design.mT  # weights and intercept come first
+        for effect in effects:
+            values = values + effect.outputs()
+        return _HierarchicalLine(values[..., None], design, effects)
+
+
+def _blocks(varying_slopes: bool) -> tuple[Parameter, ...]:
+    scale = HalfNormal(1.0, validate_args=False)
+    common = (Parameter("weights", (FEATURES,)), Parameter("intercept"),
+              Parameter("group_scale", (), constraints.positive, scale), Parameter("group_offsets", (_GROUPS,)))
+    slopes = (Parameter("slope_scale", (FEATURES,), constraints.positive, scale),
+              Parameter("slope_offsets", (_GROUPS, FEATURES)))
+    return (*common, *slopes) if varying_slopes else common
