@@ -50,7 +50,7 @@ class Sizes:
         return Sizes(max(2, self.batches // 2), max(1, self.batch_size // 5), max(1, self.optimised // 2), self.steps)
 
 
-SIZES: Mapping[str, Sizes] = {"smoke": Sizes(2, 5, 1, 20), "laptop": Sizes(10, 25, 2, 500),
+SIZES: dict[str, Sizes] = {"smoke": Sizes(2, 5, 1, 20), "laptop": Sizes(10, 25, 2, 500),
                               "paper": Sizes(40, 25, 40, 500)}
 
 

@@ -1,0 +1,91 @@
+"""`posteria bench universal`: its optimization against known evidence, its cells, figures and report."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from posteria.bench.runner import run_cells
+from posteria.bench.scales import scale_named
+from posteria.bench.universal_bench import SIZES, Sizes, figures_of, universal_cells
+from posteria.bench.universal_cases import CASES, HELD_OUT, TRAINED
+from posteria.bench.universal_report import write_universal_report
+from posteria.bench.variational import bound_of, optimised
+from posteria.bench.workspace import Workspace
+from posteria.densities.gaussian import GaussianTheta
+from posteria.densities.skewed import SkewedTheta
+from posteria.errors import InputError
+from posteria.models import LinearRegression
+from posteria.randomness import generator_for
+from tests.problems import simulated
+
+
+def test_optimization_finds_the_evidence_where_the_density_holds_the_posterior() -> None:
+    """From a start with wrong means, widths, correlations and skewness; the exact posterior's bound is the evidence."""
+    model = LinearRegression()
+    dataset = simulated(model, 2, rows=30, batch=3)
+    exact = model.exact_posterior(dataset)
+    active = model.active(dataset)
+    scale = 2.0 * exact.stddev.float()
+    eye = torch.eye(3).expand(3, -1, -1)
+    start = SkewedTheta(GaussianTheta(exact.mean.float() + exact.stddev.float(), scale, active, eye), scale,
+                        torch.full((3, 3), 0.2), torch.full((3, 3), 1.1))
+
+    def log_joint(theta: Tensor) -> Tensor:
+        return model.log_joint(theta, dataset)
+
+    evidence = log_joint(exact.mean.float()[:, None])[:, 0] - exact.log_prob(exact.mean)
+    found = bound_of(optimised(start, model, dataset, steps=400), log_joint, 4000)
+    assert (evidence - bound_of(start, log_joint)).min() > 0.5
+    assert (evidence - found).abs().max() < 0.05  # nats: a thousandth per row
+
+
+def test_the_skewed_density_has_the_moments_of_its_transform() -> None:
+    """Means of sinh((arcsinh u + skew) / tail) by quadrature, within four standard errors."""
+    active = torch.ones(1, 1, dtype=torch.bool)
+    gaussian = GaussianTheta(torch.zeros(1, 1), torch.ones(1, 1), active)
+    skewed = SkewedTheta(gaussian, torch.ones(1, 1), torch.full((1, 1), 0.5), torch.full((1, 1), 0.8))
+    draws = skewed.rsample(100_000, generator_for(0))[0, :, 0].double()
+    u = torch.linspace(-9, 9, 20_001, dtype=torch.double)
+    weights = torch.exp(-u.square() / 2) / math.sqrt(2 * math.pi) * (u[1] - u[0])
+    values = torch.sinh((torch.asinh(u) + 0.5) / 0.8)
+    assert abs(float(draws.mean() - (weights * values).sum())) < 4 * float(draws.std()) / 100_000**0.5
+    x = torch.linspace(-40, 60, 200_001, dtype=torch.double)
+    total = skewed.log_prob(x[None, :, None].float())[0].double().exp().sum() * (x[1] - x[0])
+    assert float(total) == pytest.approx(1.0, abs=2e-3)
+
+
+def test_every_family_of_training_has_a_cell_and_some_are_held_out() -> None:
+    cells = universal_cells(scale_named("smoke"))
+    assert {cell.case for cell in cells if cell.condition == TRAINED} == {
+        name for name, found in CASES.items() if TRAINED in found}
+    assert {cell.case for cell in cells if cell.condition == HELD_OUT} >= {"probit", "beta_binomial", "survival"}
+    assert len({str(cell.identity) for cell in cells}) == len(cells)
+    with pytest.raises(InputError, match="case: got"):
+        universal_cells(scale_named("smoke"), ["no_such_family"])
+
+
+def test_figures_of_known_columns() -> None:
+    columns = {"passed": torch.tensor([1.0, 0.0, 1.0, 1.0]), "passed_cheaply": torch.ones(4),
+               "ess": torch.tensor([900.0, 100.0, 500.0, 500.0]), "unfit": torch.zeros(4), "seconds": torch.ones(4),
+               "batch": torch.tensor([0.0, 0.0, 1.0, 1.0]), "gap": torch.tensor([0.1, 0.3, math.nan, math.nan])}
+    found = figures_of({name: values.double() for name, values in columns.items()})
+    assert found["passed"]["mean"] == 0.75
+    assert found["ess"] == {"mean": 500.0, "standard_error": 0.0}
+    assert found["gap"]["mean"] == pytest.approx(0.2)
+    assert found["optimised"]["mean"] == 2.0
+
+
+def test_a_cell_runs_and_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SIZES, "smoke", Sizes(1, 3, 1, 5))
+    scale, workspace = scale_named("smoke"), Workspace(tmp_path)
+    tally = run_cells(universal_cells(scale, ["logistic", "survival"], [TRAINED, HELD_OUT]), workspace)
+    assert (tally.run, tally.failed) == (2, 0)
+    paths = write_universal_report(scale, workspace.store, tmp_path / "reports")
+    text = paths[0].read_text()
+    assert "| logistic | trained |" in text
+    assert "80% pass with refinement" in text
