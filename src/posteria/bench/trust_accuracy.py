@@ -71,7 +71,9 @@ def reference_of(model: Model, dataset: Dataset, quantities: Quantities, chains:
 
 def _from_chains(model: Model, dataset: Dataset, quantities: Quantities, chains: Mapping[str, Any], min_ess: float,
                  seed: int) -> Reference:
-    theta = run_baseline(model, dataset, "hmc", seed=seed, **chains).theta
+    # Chains that keep to one labelling never converge in theta: more rounds of them would be in vain.
+    settings = {**chains, "rounds": 1} if model.exchangeable_axes else chains
+    theta = run_baseline(model, dataset, "hmc", seed=seed, **settings).theta
     with torch.no_grad():
         values = quantities(model, _double(dataset), theta)
     usable = Convergence.of(values).converged(_MAX_R_HAT, min_ess)
