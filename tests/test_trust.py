@@ -378,3 +378,14 @@ def test_rounding_errors_are_no_trait() -> None:
     x = torch.randn(3, 20, 2, generator=generator_for(0))
     centred = Dataset.of(x - x.mean(1, keepdim=True))
     assert torch.equal(traits_of(centred), traits_of(replace(centred, x=centred.x + 1e-7)))
+
+
+def test_networks_of_many_weights_are_not_sampled_unasked() -> None:
+    """Chains would take minutes to find that they sit in different modes; the label says so at once."""
+    model = build_model("neural_regression", hidden=90)
+    dataset = simulated(model, 1, rows=20, batch=1)
+    made = Estimator(model, "iterative", "low_rank", EstimatorInfo(columns=(1, 2))).eval()
+    refined = made.posterior(dataset).refine(seed=0)
+    assert refined.status == ("failed",)
+    assert "too many interchangeable parameters" in refined.reason[0]
+    assert not refined.trusted.any()

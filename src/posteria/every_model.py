@@ -14,6 +14,7 @@ from posteria.shipped import load
 from posteria.types import Dataset
 
 NAME = "universal"
+_WIDENINGS = 32
 
 
 def serves_every_model(estimator: Estimator) -> bool:
@@ -42,7 +43,8 @@ class Universal:
         if not serves_every_model(estimator):
             raise InputError.of("estimator", f"one of {estimator.model.name!r} alone",
                                 "one with the iterative encoder and its option shared=True")
-        self.network = estimator
+        # Fewer observations than parameters take more looks than training could afford.
+        self.network = estimator.looking(widenings=_WIDENINGS)
 
     def estimator(self, model: Model, priors: Priors | None = None, prior_scale: float | None = None) -> Estimator:
         """The estimator of one model: shares the network's weights.

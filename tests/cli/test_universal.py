@@ -63,8 +63,9 @@ def test_bad_input_is_named(counts: Path, tmp_path: Path, arguments: tuple[str, 
 
 
 def test_special_training_starts_from_the_network(tmp_path: Path) -> None:
-    result = RUNNER.invoke(app, ["train", "--from", "universal", "--model", "gaussian_mean", "--features", "2", "--rows",
-                                 "8:12", "--steps", "1", "--option", "training.batch_size=4", "--out", str(tmp_path)])
+    small = ["--rows", "8:12", "--steps", "1", "--option", "training.batch_size=4"]
+    result = RUNNER.invoke(app, ["train", "--from", "universal", "--model", "gaussian_mean", "--features", "2", *small,
+                                 "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert "skewed" in (tmp_path / "estimator.json").read_text()
     wrong = RUNNER.invoke(app, ["train", "--from", "universal", "--model", "gaussian_mean", "--features", "2",

@@ -31,7 +31,7 @@ from posteria.randomness import generator_for
 from posteria.types import Dataset
 
 BENCH = "universal"
-_VERSION = 1
+_VERSION = 2
 _SEED = 77_004_211
 _GOOD_K = 0.7
 

@@ -4,7 +4,7 @@
 2. reweighted: the weights are reliable, and enough draws of q are cheap.
 3. refined: the same with a proposal of the dataset's own: natural-gradient steps from q's mean, then moments of the
    weighted draws.
-4. mcmc: many short chains.
+4. mcmc: many short chains; not for networks of more than a few hundred weights, unless they are asked for.
 5. failed.
 
 Before the first rung, climbs from over-dispersed points look for modes that q has left out: weights cannot see those.
@@ -42,6 +42,9 @@ METHODS: Mapping[str, tuple[int, ...]] = {
 # Rung 2 may draw so many times more than the diagnosis did.
 _MOST_EFFORT = 8
 _LEAST_ESS = 100.0
+# Parameters up to which posteriors with a mode for every relabelling are worth a try with chains, unasked.
+_MOST_WITH_MODES = 256
+_WHY_NO_CHAINS = 'no chains, for too many interchangeable parameters (the method "mcmc" tries them)'
 # Datasets times parameters that get proposals together: what fits in memory with the most draws.
 _MOST_ENTRIES = 2048
 
@@ -141,9 +144,16 @@ def climb_ladder(problem: Problem, source: Source, target: Accuracy, rungs: tupl
     rest = _keep_own(problem, source, target, outcome, everyone, AMORTIZED in rungs)
     climbing = {REWEIGHTED: _reweight, REFINED: _refine, MCMC: _sample}
     for rung in (rung for rung in rungs if rung in climbing):
-        if len(rest):
+        if len(rest) and rung == MCMC and len(rungs) > 1 and _hopeless(problem):
+            outcome.say(rest, [_WHY_NO_CHAINS] * len(rest), before=True)
+        elif len(rest):
             rest = climbing[rung](problem, source, target, outcome, rest, generator)
     return outcome
+
+
+def _hopeless(problem: Problem) -> bool:
+    """Interchangeable units in numbers: chains would take minutes to find that they sit in different modes."""
+    return not problem.single_mode and problem.active.shape[-1] > _MOST_WITH_MODES
 
 
 def _look_for_modes(problem: Problem, source: Source, outcome: Outcome) -> None:
