@@ -46,9 +46,9 @@ and warms torch up. Where other work shares the cores, processor time is the bet
 
 scikit-learn's two solve, in closed form or a few Newton steps, the one model that they know, and are ten times faster
 and more. What posteria's milliseconds buy is the joint posterior of all parameters, and the same door for every model
-that an estimator can be trained on. The goal was 100 ms on two cores: one thread
-is enough, and faster than two (104 and 106 ms with --threads 2), which wait for each other at this size. Most of a fit is the search of the iterative
-encoder, and most of a classifier's prediction the normalisation of 500,000 pairs of probabilities.
+that an estimator can be trained on. The goal was 100 ms on two cores: one thread is enough, and
+faster than two (104 and 106 ms with --threads 2), which wait for each other at this size. Most of a fit is the search
+of the iterative encoder, and most of a classifier's prediction the normalisation of 500,000 pairs of probabilities.
 """
 
 
