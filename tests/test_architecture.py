@@ -25,13 +25,13 @@ REGISTRIES = {
         "neural_regression", "neural_classification", "poisson_regression", "generalized_linear", "hierarchical",
     },
     "encoders.ENCODERS": {"iterative", "transformer", "deepsets", "gru"},
-    "densities.DENSITIES": {"gaussian", "full", "low_rank", "flow", "spline_flow"},
+    "densities.DENSITIES": {"gaussian", "full", "low_rank", "flow", "skewed", "spline_flow"},
     "referee.DENSITIES": {
         "gaussian_mean", "gaussian_mixture", "linear_regression", "linear_classification",
         "neural_regression", "neural_classification", "poisson_regression", "generalized_linear", "hierarchical",
     },
     "objectives.OBJECTIVES": {"forward_kl", "reverse_kl"},
-    "tasks.TASKS": {"simulated", "standardised", "gaussian_process", "other_model", "mixture_of_tasks",
+    "tasks.TASKS": {"simulated", "standardised", "gaussian_process", "many_models", "other_model", "mixture_of_tasks",
                     "real_tables"},
     "baselines.BASELINES": {
         "prior", "optimization", "laplace", "mala", "hmc", "chees", "paper_langevin", "paper_hmc",
