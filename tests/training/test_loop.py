@@ -24,7 +24,10 @@ class Spoiled:
 
     def __init__(self, task: SimulatedTask, when: Any):
         self.task, self.when, self.draws = task, when, 0
-        self.rows, self.columns = task.rows, task.columns
+        self.rows, self.columns, self.model = task.rows, task.columns, task.model
+
+    def pick(self, generator: torch.Generator) -> Any:
+        return self
 
     def draw(self, num_datasets: int, generator: torch.Generator, device: Any = "cpu",
              rows: int | None = None) -> Any:
