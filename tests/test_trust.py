@@ -389,3 +389,20 @@ def test_networks_of_many_weights_are_not_sampled_unasked() -> None:
     assert refined.status == ("failed",)
     assert "too many interchangeable parameters" in refined.reason[0]
     assert not refined.trusted.any()
+
+
+def test_padding_does_not_decide_whether_a_network_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """91 weights of one feature, 361 with padding to ten: chains are tried in both cases."""
+    class Tried(Exception):
+        pass
+
+    def chains(*arguments: Any) -> None:
+        raise Tried
+
+    monkeypatch.setattr("posteria.refinement.ladder.run_chains", chains)
+    model = build_model("neural_regression", hidden=30)
+    dataset = simulated(model, 1, rows=12, batch=1)
+    made = Estimator(model, "iterative", "low_rank", EstimatorInfo(columns=(1, 12))).eval()
+    for given in (dataset, dataset.padded(12, 10)):
+        with pytest.raises(Tried):
+            made.posterior(given).refine(seed=0)

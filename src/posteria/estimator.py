@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from posteria.densities import DENSITIES
 from posteria.densities.base import Density
 from posteria.densities.symmetric import Symmetrised, permutations_of_axis
-from posteria.encoders import ENCODERS, IterativeEncoder
+from posteria.encoders import ENCODERS
 from posteria.encoders.base import Encoder, EncoderSpec
 from posteria.errors import CheckpointError, DataError, InputError, UnsupportedError
 from posteria.models import Model, build_model, model_to_json
@@ -148,10 +148,9 @@ class Estimator(nn.Module):
         Examples:
             >>> estimator.looking(widenings=32).posterior(dataset)  # doctest: +SKIP
         """
-        if not isinstance(self.encoder, IterativeEncoder):
-            raise UnsupportedError(f"encoder: {self.encoder_part.name} does not search; takes iterative")
+        encoder = self.encoder.looking(**search)
         other = copy.copy(self)
-        other._modules = {**self._modules, "encoder": self.encoder.looking(**search)}
+        other._modules = {**self._modules, "encoder": encoder}
         return other
 
     def prepare(self, dataset: Dataset) -> Dataset:

@@ -11,6 +11,7 @@ import torch
 
 from posteria.errors import InputError, TrainingError
 from posteria.estimator import Estimator
+from posteria.models import build_model
 from posteria.objectives import ForwardKL
 from posteria.randomness import generator_for
 from posteria.tasks import SimulatedTask
@@ -205,3 +206,12 @@ def test_the_first_batch_is_the_documented_one() -> None:
     fit(estimator, Watched(task, lambda n: False), objective, tiny(steps=3))
     expected = task.draw(8, generator_for(0, 2))[1]
     assert any(torch.equal(theta, expected) for theta in drawn)
+
+
+def test_the_task_may_have_a_model_object_of_its_own() -> None:
+    """An equal model built twice, with networks of one size, which serve one model only."""
+    estimator, _, objective = build(tiny(steps=1))
+    model = build_model(estimator.model.name, **estimator.model.options())
+    task = SimulatedTask(model, (8, 12), estimator.info.columns)
+    assert task.model is not estimator.model
+    assert fit(estimator, task, objective, tiny(steps=1)).history[-1]["skipped"] == 0

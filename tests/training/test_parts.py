@@ -130,7 +130,7 @@ class _Exact:
 @pytest.mark.parametrize("vary", ["batch", "dataset"])
 def test_exact_posterior_has_no_divergence(vary: Any) -> None:
     model = LinearRegression()
-    validation = Validation(SimulatedTask(model, (10, 30), (1, 4), vary_features=vary))
+    validation = Validation(SimulatedTask(model, (10, 30), (1, 4), vary_features=vary), model)
     figures = validation(_Exact(model))
     assert list(figures) == ["symmetric_kl", "log_predictive", "negative_elbo"]
     assert abs(figures["symmetric_kl"]) < 1e-4
@@ -141,7 +141,7 @@ def test_divergence_of_a_shifted_gaussian() -> None:
     """One parameter off by s standard deviations: both divergences are s^2 / 2 per parameter."""
     model = LinearRegression()
     task = SimulatedTask(model, (40, 40), (1, 1))
-    validation = Validation(task, num_samples=256)
+    validation = Validation(task, model, num_samples=256)
     case = validation._cases[0].dataset
     exact = model.exact_posterior(case)
     shift = 0.3 * exact.variance.sqrt()
@@ -165,6 +165,6 @@ def test_models_without_exact_posterior_have_the_other_figures() -> None:
             def distribution(self, dataset: Dataset) -> Any:
                 return gaussian_for(self.model, dataset)
 
-        figures = Validation(task)(Some(model))
+        figures = Validation(task, model)(Some(model))
         assert list(figures) == ["log_predictive", "negative_elbo"]
         assert all(math.isfinite(value) for value in figures.values())

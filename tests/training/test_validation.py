@@ -78,6 +78,6 @@ def test_a_broken_estimator_does_not_stop_training(value: float) -> None:
             return GaussianTheta(torch.full(active.shape, value), torch.ones(active.shape), active)
 
     broken = Broken()
-    figures = Validation(SimulatedTask(broken.model, (5, 10), (2, 2)))(broken)  # type: ignore[arg-type]
+    figures = Validation(SimulatedTask(broken.model, (5, 10), (2, 2)), broken.model)(broken)  # type: ignore[arg-type]
     assert set(figures) == {"symmetric_kl", "log_predictive", "negative_elbo"}
     assert not any(math.isfinite(figure) for figure in figures.values())

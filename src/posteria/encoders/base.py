@@ -71,6 +71,14 @@ class Encoder(nn.Module, ABC):
         raise UnsupportedError(f"encoder: {type(self).__name__} is made for one model; takes the iterative encoder "
                                "with the option shared=True")
 
+    def looking(self, **search: int) -> Encoder:
+        """The same weights with another length of search.
+
+        Raises:
+            UnsupportedError: it does not search.
+        """
+        raise UnsupportedError(f"encoder: {type(self).__name__} does not search; takes the iterative encoder")
+
     @abstractmethod
     def forward(self, dataset: Dataset, log_joint: LogJoint) -> Context:
         """Context of B datasets; ``context.active`` is ``log_joint.active``."""

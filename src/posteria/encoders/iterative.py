@@ -106,13 +106,13 @@ class IterativeEncoder(Encoder):
         other.exchangeable, other.correlated = spec.exchangeable, spec.full_covariance
         return other
 
-    def looking(self, climbs: int | None = None, widenings: int | None = None, candidates: int | None = None) -> (
-            IterativeEncoder):
-        """The same weights with a longer or shorter search; see the class for the arguments."""
+    def looking(self, **search: int) -> Encoder:
+        """The same weights with other ``climbs``, ``widenings`` or ``candidates``; see the class."""
+        if unknown := sorted(set(search) - {"climbs", "widenings", "candidates"}):
+            raise InputError.of("search", str(unknown), "climbs, widenings or candidates")
         other = copy.copy(self)
-        for name, value in (("climbs", climbs), ("widenings", widenings), ("candidates", candidates)):
-            if value is not None:
-                setattr(other, name, value)
+        for name, value in search.items():
+            setattr(other, name, value)
         other._check_search()
         return other
 

@@ -144,16 +144,20 @@ def climb_ladder(problem: Problem, source: Source, target: Accuracy, rungs: tupl
     rest = _keep_own(problem, source, target, outcome, everyone, AMORTIZED in rungs)
     climbing = {REWEIGHTED: _reweight, REFINED: _refine, MCMC: _sample}
     for rung in (rung for rung in rungs if rung in climbing):
-        if len(rest) and rung == MCMC and len(rungs) > 1 and _hopeless(problem):
-            outcome.say(rest, [_WHY_NO_CHAINS] * len(rest), before=True)
-        elif len(rest):
+        if rung == MCMC and len(rungs) > 1:
+            rest = _without_hopeless(problem, outcome, rest)
+        if len(rest):
             rest = climbing[rung](problem, source, target, outcome, rest, generator)
     return outcome
 
 
-def _hopeless(problem: Problem) -> bool:
-    """Interchangeable units in numbers: chains would take minutes to find that they sit in different modes."""
-    return not problem.single_mode and problem.active.shape[-1] > _MOST_WITH_MODES
+def _without_hopeless(problem: Problem, outcome: Outcome, index: Tensor) -> Tensor:
+    """Those for which chains would not take minutes to find that they sit in different modes."""
+    if problem.single_mode:
+        return index
+    many = problem.active[index].sum(-1) > _MOST_WITH_MODES
+    outcome.say(index[many], [_WHY_NO_CHAINS] * int(many.sum()), before=True)
+    return index[~many]
 
 
 def _look_for_modes(problem: Problem, source: Source, outcome: Outcome) -> None:

@@ -18,7 +18,7 @@ from torch.distributions import Distribution, constraints
 from posteria.errors import InputError
 from posteria.models import Model, Parameter, build_model
 from posteria.tasks.inputs import INPUTS
-from posteria.tasks.simulated import SimulatedTask, VaryFeatures, choose, host_generator
+from posteria.tasks.simulated import SimulatedTask, choose, host_generator
 
 _Range = tuple[float, float]
 
@@ -84,7 +84,6 @@ class ManyModelsTask(SimulatedTask):
         families: keys of ``FAMILIES``; default all.
         rows, columns, rows_scale: as for :class:`SimulatedTask`; models of few features take fewer.
         most_cells: rows times columns of a dataset; longer tables get fewer rows.
-        vary_features: "batch".
 
     Raises:
         InputError: unknown families; see :class:`SimulatedTask` too.
@@ -99,8 +98,8 @@ class ManyModelsTask(SimulatedTask):
     """
 
     def __init__(self, model: Model, families: Sequence[str] | None = None, rows: Sequence[int] = (4, 2000),
-                 columns: Sequence[int] = (1, 64), most_cells: int = 20_000, vary_features: VaryFeatures = "batch"):
-        super().__init__(model, rows, columns, "log", vary_features)
+                 columns: Sequence[int] = (1, 64), most_cells: int = 20_000):
+        super().__init__(model, rows, columns, "log")
         self.families = tuple(FAMILIES if families is None else families)
         unknown = sorted(set(self.families) - set(FAMILIES))
         if unknown or not self.families:

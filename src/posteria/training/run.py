@@ -35,10 +35,10 @@ _VALIDATIONS = 20
 _SECONDS_BETWEEN_BAR_UPDATES = 0.5
 # Fields of the recipe in which a resumed run may differ: they do not touch its result.
 _MAY_CHANGE = frozenset({"checkpoint_every_seconds", "tensorboard"})
-# Sets the global random state (dropout) apart from the step's own generator.
 # Training datasets that an estimator remembers, to tell others apart from them: at most so many, and one for so many
 # seen, so that they cost little; none where that leaves too few.
 _FAMILIAR_DATASETS, _SEEN_PER_FAMILIAR = 128, 8
+# Sets the global random state (dropout) apart from the step's own generator.
 _GLOBAL_SALT = 0x5DEECE66D
 
 
@@ -72,7 +72,7 @@ class Run:
         self.average = WeightAverage(estimator, recipe.ema)
         self.guard = NonFiniteGuard(self.device, recipe.patience)
         self.window = Window(self.device)
-        self.validation = Validation(task, recipe.seed, self.device)
+        self.validation = Validation(task, estimator.model, recipe.seed, self.device)
         self.logs: list[Log] = []
         self.history: list[Row] = []
         self.figures: dict[str, float] = {}
@@ -121,8 +121,8 @@ class Run:
         task = self.task.pick(step.generator)
         dataset, theta = task.draw(self.recipe.batch_size, step.generator, self.device)
         self.estimator.encoder_dtype = self.encoder_dtype
-        estimator = self.estimator.for_model(task.model)
-        loss = self.objective(estimator.distribution(dataset), dataset, theta, task.model, step)
+        estimator = self.estimator if task is self.task else self.estimator.for_model(task.model)
+        loss = self.objective(estimator.distribution(dataset), dataset, theta, estimator.model, step)
         loss.backward()
         return loss.detach()
 

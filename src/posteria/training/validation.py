@@ -55,15 +55,16 @@ class Validation:
 
     Args:
         task: where the datasets come from.
+        model: whose posterior is estimated, unless the task brings a model with every batch.
         seed: of the run.
         device: where to compute.
         num_batches, num_datasets, num_samples: batches, datasets in each, draws for each dataset.
     """
 
-    def __init__(self, task: Task, seed: int = 0, device: torch.device | str = "cpu",
+    def __init__(self, task: Task, model: Model, seed: int = 0, device: torch.device | str = "cpu",
                  num_batches: int = 4, num_datasets: int = 32, num_samples: int = 32):
         self.num_samples, self.device, self.seed = num_samples, torch.device(device), seed + _SEED_OFFSET
-        self._cases = [self._draw(task, num_datasets, batch) for batch in range(num_batches)]
+        self._cases = [self._draw(task, model, num_datasets, batch) for batch in range(num_batches)]
 
     def __call__(self, estimator: Estimates) -> dict[str, float]:
         """The figures, best first: the first one is the headline."""
@@ -72,13 +73,14 @@ class Validation:
         names = dict.fromkeys(name for figure in figures for name in figure)
         return {name: _mean([figure[name] for figure in figures if name in figure]) for name in names}
 
-    def _draw(self, task: Task, num_datasets: int, batch: int) -> _Case:
+    def _draw(self, task: Task, model: Model, num_datasets: int, batch: int) -> _Case:
         generator = generator_for(self.seed, batch, self.device)
-        task = task.pick(generator)
+        picked = task.pick(generator)
+        task, model = picked, model if picked is task else picked.model
         rows = _spread(task.rows, batch, parts=4) + _HELD_OUT_ROWS
         dataset, _ = task.draw(num_datasets, generator, self.device, rows=rows)
         context, held_out = split_rows(dataset, rows - _HELD_OUT_ROWS)
-        return _Case(task.model, context, held_out, exact_posterior(task.model, context))
+        return _Case(model, context, held_out, exact_posterior(model, context))
 
     def _figures(self, estimator: Estimates, case: _Case, number: int) -> dict[str, float]:
         generator = generator_for(self.seed, 1_000 + number, self.device)
