@@ -44,11 +44,12 @@ _LAPTOP_ITERATIVE_STEPS = {"gaussian_mean": (200, 200), "gaussian_mixture": (150
 _LAPTOP_LONG_SEARCH_STEPS = (20, 30)
 _LAPTOP_MANY_CLASSES_STEPS = 10
 _SMOKE_STEPS, _SMOKE_ITERATIVE_STEPS, _SMOKE_BATCH = 10, 2, 8
-_SMOKE_SEARCH = {"climbs": 3, "widenings": 2, "candidates": 2}
+_SMOKE_SEARCH = {"climbs": 2, "widenings": 1, "candidates": 2}
 _FEW_ITERATIONS = {"num_warmup": 50, "iterations": 100, "num_samples": 25, "thin": 2}
 _SMOKE_BASELINES: _Options = {"optimization": {"iterations": 100, "num_chains": 5}, "paper_langevin": _FEW_ITERATIONS,
-                              "paper_hmc": _FEW_ITERATIONS, "laplace": {"iterations": 20},
-                              "hmc": {"num_warmup": 50, "num_samples": 25, "rounds": 1, "max_steps": 8}}
+                              "paper_hmc": _FEW_ITERATIONS,
+                              "laplace": {"iterations": 3, "num_starts": 1, "dense_up_to": 256},
+                              "hmc": {"num_warmup": 30, "num_samples": 20, "rounds": 1, "max_steps": 4}}
 
 
 @dataclass(frozen=True)
