@@ -1,4 +1,4 @@
-"""`posteria infer universal` and `posteria train --from`."""
+"""`posteria infer` without an estimator, and `posteria train --from`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,16 @@ def test_priors_at_the_call(counts: Path, tmp_path: Path) -> None:
     assert abs(widths[0]) < 0.1 < widths[1]
 
 
+@pytest.mark.parametrize("named", [(), ("--estimator", "universal")])
+def test_the_network_for_every_model_is_the_default(counts: Path, tmp_path: Path, named: tuple[str, ...]) -> None:
+    result = RUNNER.invoke(app, ["infer", str(counts), *named, "--target", "n", "--out", str(tmp_path),
+                                 "--model", "generalized_linear", "--option", "family=poisson"])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "summary.csv").is_file()
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
+    (("universal", "--estimator", "linear_regression"), "RUN_OR_NAME: got 'universal', 'linear_regression'"),
     (("universal",), "--model, --model-file: got neither"),
     (("linear_regression", "--model", "gaussian_mean"), "--model: got gaussian_mean"),
     (("linear_regression", "--prior-scale", "2"), "--prior-scale: got 2.0"),

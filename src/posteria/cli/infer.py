@@ -9,6 +9,9 @@ from typing import Annotated
 import typer
 
 from posteria.cli.console import ExitCode, explained_errors, note, out, show, written
+from posteria.errors import InputError
+
+_UNIVERSAL = "universal"
 
 
 class Trust(StrEnum):
@@ -20,11 +23,13 @@ class Trust(StrEnum):
 
 
 def infer(
-    estimator: Annotated[str, typer.Argument(
-        metavar="RUN_OR_NAME", help="Folder of a run, or a shipped estimator of [bold]posteria list[/bold].")],
-    data: Annotated[Path, typer.Argument(
-        metavar="DATA", help="Table with a row per observation: .csv, .csv.gz or .parquet.")],
+    places: Annotated[list[str], typer.Argument(
+        metavar="[RUN_OR_NAME] DATA",
+        help="Folder of a run, or a shipped estimator of [bold]posteria list[/bold] (default: universal); then a table "
+             "with a row per observation: .csv, .csv.gz or .parquet.")],
     folder: Annotated[Path, typer.Option("--out", help="Folder for the results.")],
+    named: Annotated[str | None, typer.Option(
+        "--estimator", metavar="RUN_OR_NAME", help="The same as the first argument.")] = None,
     target: Annotated[str | None, typer.Option(help="Column to predict; none for a model of x alone.")] = None,
     columns: Annotated[str | None, typer.Option(
         metavar="A,B,...", help="Columns to use as features. Default: all but the target.")] = None,
@@ -34,7 +39,7 @@ def infer(
         help="auto: check the answer against the model's likelihood and mend it where needed; strict: exit with 3 when "
              "that fails; off: neither.")] = Trust.AUTO,
     model: Annotated[str | None, typer.Option(
-        help="With the estimator [bold]universal[/bold]: a model of [bold]posteria list[/bold].")] = None,
+        help="For the estimator [bold]universal[/bold]: a model of [bold]posteria list[/bold].")] = None,
     model_file: Annotated[str | None, typer.Option(
         help="path.py:function of the model, for an estimator trained with --model-file, or for universal.")] = None,
     option: Annotated[list[str] | None, typer.Option(
@@ -54,7 +59,7 @@ def infer(
 
     \b
     [bold]Any model, without training[/bold]
-    posteria infer universal counts.csv --target n \\
+    posteria infer counts.csv --target n \\
         --model poisson_regression --prior-scale 0.5 --out out
 
     Numeric columns (and a numeric target) are standardised; text and boolean columns become 0/1 columns; labels of a
@@ -71,6 +76,7 @@ def infer(
         from posteria.inference import STATUS, infer_table
         from posteria.tables import read_table
 
+        estimator, data = _estimator_and_data(places, named)
         table = read_table(data)
         loaded = load_estimator(estimator, model_file, option or [], model, prior_scale)
         chosen = None if columns is None else [name.strip() for name in columns.split(",")]
@@ -88,3 +94,13 @@ def infer(
         written(paths)
         if trust is Trust.STRICT and result.refined is not None and bool(result.refined.failed.any()):
             raise typer.Exit(int(ExitCode.UNTRUSTED))
+
+
+def _estimator_and_data(places: list[str], named: str | None) -> tuple[str, Path]:
+    """Which estimator, and the table: the network for every model where none is named."""
+    *first, data = places
+    estimators = [*first, *([] if named is None else [named])]
+    if len(estimators) > 1:
+        raise InputError.of("RUN_OR_NAME", f"{', '.join(map(repr, estimators))} beside DATA {data!r}",
+                            "one estimator, or none for universal")
+    return (estimators or [_UNIVERSAL])[0], Path(data)

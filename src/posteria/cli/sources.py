@@ -99,7 +99,8 @@ def _for_model(loaded: Estimator, model: str | None, model_file: str | None, opt
     from posteria.models import build_model
 
     if (model is None) == (model_file is None):
-        raise InputError.of("--model, --model-file", "neither" if model is None else "both", "one of the two")
+        raise InputError.of("--model, --model-file", "neither" if model is None else "both",
+                            "one of the two, for the estimator universal")
     own = parse_options(options)["model"]
     built = build_model(model, **own) if model is not None else model_from_file(model_file or "", own)
     return Universal(loaded).estimator(built, prior_scale=prior_scale)
