@@ -114,8 +114,9 @@ class Scale:
         searches = method.density == OWN and setup.variable and setup.task.startswith("nonlinear")
         if self.name != "laptop" or not searches:
             return {}
-        gains = (setup.task, setup.activation, setup.classes) in _GAINS_AT_TEST
-        return dict(_MANY_LOOKS) if setup.dim <= _FEW_FEATURES or gains else {}
+        if setup.dim <= _FEW_FEATURES:
+            return dict(_MANY_LOOKS)
+        return dict(_LONG_LOOKS) if (setup.task, setup.activation, setup.classes) in _GAINS_AT_TEST else {}
 
     def config(self, setup: Setup, method: Trained, seed: int) -> TrainConfig:
         """The checked configuration of a training run."""
@@ -153,7 +154,8 @@ _LONG_SEARCH: tuple[dict[str, Any], dict[str, Any]] = (
 
 # Networks of any number of features are trained with a search that 100 of them can afford.
 _FEW_FEATURES, _MANY_LOOKS = 5, {"climbs": 40, "widenings": 32, "candidates": 8}
-# At many features, those that gained from more looks on 40 datasets that are not the test's.
+# At many features, those that gained from a longer search on 40 datasets that are not the test's.
+_LONG_LOOKS = {"climbs": 80, "widenings": 64, "candidates": 8}
 _GAINS_AT_TEST = (("nonlinear_regression", "relu", 0), ("nonlinear_classification", "tanh", 2))
 
 
@@ -166,7 +168,7 @@ def _own(setup: Setup, objective: str) -> dict[str, Any]:
     if setup.task == "gaussian_mixture":
         flow = {"density": {"name": "spline_flow", "options": {"symmetrise": True}}}
         # A symmetrised density costs a sum over labellings: 2 of them for two components, 120 for five.
-        return flow | ({"batch_size": 16} if setup.classes > 2 else {})
+        return flow | ({"batch_size": 16 if setup.dim <= 2 or setup.variable else 4} if setup.classes > 2 else {})
     if setup.task.startswith("nonlinear"):
         return {"density": {"name": "low_rank"}} | (_LONG_SEARCH[setup.large] if _searches_long(setup) else {})
     if setup.task == "linear_classification" and setup.large:
