@@ -13,6 +13,7 @@ from posteria.bench.samplers import (
     Moments,
     compare_moments,
     compare_samplers,
+    in_order,
     labelling_free,
     moments_of,
     predictions,
@@ -64,6 +65,17 @@ def test_moments_of_a_mixture_do_not_depend_on_labels() -> None:
     torch.testing.assert_close(values, labelling_free(model, dataset, swapped))
     means = theta.unflatten(-1, (3, 2))
     torch.testing.assert_close(values[..., 3], (means[..., 0] * means[..., 1]).mean(-1))
+
+
+def test_components_in_order_do_not_depend_on_labels() -> None:
+    model = build_model("gaussian_mixture", components=3)
+    dataset, _ = SimulatedTask(model, (8, 8), (2, 2)).draw(2, generator_for(0))
+    theta = torch.randn(2, 2, 4, 6, generator=generator_for(1))
+    swapped = theta.unflatten(-1, (3, 2))[..., [2, 0, 1], :].flatten(-2)
+    values = in_order(model, dataset, theta)
+    torch.testing.assert_close(values, in_order(model, dataset, swapped))
+    assert (values[..., ::2].diff() > 0).all()
+    torch.testing.assert_close(values[..., 1::2].sum(-1), theta[..., 1::2].sum(-1))
 
 
 @pytest.mark.parametrize(("name", "options"), [("neural_regression", {"hidden": 3}),

@@ -44,6 +44,13 @@ def labelling_free(model: Model, dataset: Dataset, theta: Tensor) -> Tensor:
     return torch.cat([means.mean(-2), second[..., row, column]], -1)
 
 
+def in_order(model: Model, dataset: Dataset, theta: Tensor) -> Tensor:
+    """The means of a mixture (B, C, S, K D), its components in the order of their first coordinates."""
+    means = model.layout_of(dataset)["means"].constrained(theta)
+    order = means[..., 0].argsort(-1)
+    return means.gather(-2, order[..., None].expand_as(means)).flatten(-2)
+
+
 def predictions(model: Model, dataset: Dataset, theta: Tensor) -> Tensor:
     """Means, or probabilities of all classes but the first, of new y at 8 fixed inputs; (B, C, S, Q)."""
     inputs = _grid(model, dataset)

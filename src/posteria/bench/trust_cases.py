@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from posteria.bench.methods import OWN, Trained
-from posteria.bench.samplers import Quantities, labelling_free, parameters, predictions
+from posteria.bench.samplers import Quantities, in_order, parameters, predictions
 from posteria.bench.scales import Scale
 from posteria.bench.setups import ROWS, SETUPS, Setup
 from posteria.training import TrainConfig
@@ -75,6 +75,6 @@ CASES: Mapping[str, TrustCase] = {
     "lc_2d_2c": TrustCase(SETUPS["lc_2d_2c"], 2, _COVERING, laptop_steps=300),
     "lc_25d_2c": TrustCase(Setup("linear_classification", 25, 2), 25, _FULL, laptop_datasets=40),
     "poisson_5d": _counts(5),
-    "gmm_2d_2c": TrustCase(SETUPS["gmm_2d_2c"], 2, _COVERING_LABELLINGS, labelling_free, laptop_steps=600),
+    "gmm_2d_2c": TrustCase(SETUPS["gmm_2d_2c"], 2, _COVERING_LABELLINGS, in_order, laptop_steps=600),
     "nlr_relu1_1d": TrustCase(SETUPS["nlr_relu1_1d"], 1, {}, predictions, laptop_datasets=8),
 }

@@ -24,8 +24,9 @@ _LEAST_CHEAP, _LEAST_ACCURATE, _MOST_WRONG, _LEAST_RATIO = 0.9, 0.95, 0.01, 10.0
 _INTRODUCTION = """\
 Every cell: fresh datasets, the estimator's posterior, `refine(num_draws={num_draws})`; then the answer's means and sds
 against the exact posterior, or against chains of HMC that converged: {min_ess:.0f} effective draws, bulk and tail, of
-everything that is compared (datasets without are left out, column *no reference*). Mixtures are compared by moments
-over their components, networks by predictions at eight fixed inputs, which no relabelling changes.
+everything that is compared (datasets without are left out, column *no reference*). Mixtures are compared with their
+components in the order of their first coordinates, networks by predictions at eight fixed inputs: no relabelling
+changes these.
 
 - *accurate*: of the trusted answers, those with every mean within 0.1 sd and every ratio of sds within 0.9 to 1.1. The
   {num_draws} draws of an answer and those of a reference have errors of their own ({draw_error:.2f} sd per mean from

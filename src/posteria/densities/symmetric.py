@@ -82,24 +82,32 @@ class SymmetrisedTheta:
 
     def rsample(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
         """(B, S, P) reparametrised draws; zero at inactive parameters."""
-        theta = self.base.rsample(num_samples, generator)
-        shape = theta.shape[:2]
-        chosen = torch.randint(len(self.permutations), shape, generator=generator, device=theta.device)
-        return theta.gather(-1, self.permutations[chosen])
+        return self._relabelled(self.base.rsample(num_samples, generator), generator)
 
     def log_prob(self, theta: Tensor) -> Tensor:
         """(B, S) log density of theta (B, S, P) over the active parameters."""
-        count = len(self.permutations)
-        images = theta[..., self.permutations].flatten(1, 2)
-        each = self.base.log_prob(images).unflatten(1, (theta.shape[1], count))
-        return each.logsumexp(-1) - math.log(count)
+        return self._at_images(theta, self.permutations).logsumexp(-1) - math.log(len(self.permutations))
 
     def rsample_and_log_prob(
         self, num_samples: int, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Draws (B, S, P) and their log density (B, S)."""
-        theta = self.rsample(num_samples, generator)
-        return theta, self.log_prob(theta)
+        theta, own = self.base.rsample_and_log_prob(num_samples, generator)
+        # All images of a draw have one density, and the draw's own share of it is known.
+        moved = (self.permutations != torch.arange(theta.shape[-1], device=theta.device)).any(-1)
+        each = torch.cat([own[..., None], self._at_images(theta, self.permutations[moved])], -1)
+        return self._relabelled(theta, generator), each.logsumexp(-1) - math.log(len(self.permutations))
+
+    def _relabelled(self, theta: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Every draw (B, S, P) put through a permutation chosen at random."""
+        shape = theta.shape[:2]
+        chosen = torch.randint(len(self.permutations), shape, generator=generator, device=theta.device)
+        return theta.gather(-1, self.permutations[chosen])
+
+    def _at_images(self, theta: Tensor, permutations: Tensor) -> Tensor:
+        """(B, S, K) log density of the base at K images of theta (B, S, P)."""
+        images = theta[..., permutations].flatten(1, 2)
+        return self.base.log_prob(images).unflatten(1, (theta.shape[1], len(permutations)))
 
     def detach(self) -> SymmetrisedTheta:
         """The same with all its parameters cut from the graph."""
