@@ -31,6 +31,16 @@ def test_the_same_key_is_replaced(tmp_path: Path) -> None:
     assert [r.record for r in store.results()] == [{"seconds": 3.0}]
 
 
+def test_only_the_newest_of_a_cell_is_reported(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path / "results.sqlite")
+    changed = replace(RESULT, identity={**RESULT.identity, "steps": 9}, finished="2026-01-02 00:00:00")
+    other = replace(RESULT, identity={**RESULT.identity, "seed": 1}, seed=1)
+    for result in (changed, RESULT, other):
+        store.add(result)
+    assert store.results() == [other, changed]
+    assert store.keys() == {RESULT.key, changed.key, other.key}
+
+
 def test_keys_depend_on_values_and_not_on_their_order() -> None:
     assert key_of({"a": 1, "b": [2]}) == key_of({"b": [2], "a": 1})
     assert key_of({"a": 1}) != key_of({"a": 2})

@@ -78,7 +78,7 @@ def run_cells(cells: Iterable[Cell], workspace: Workspace, workers: int = 1,
         KeyboardInterrupt: Ctrl-C; finished cells and training checkpoints are kept.
     """
     wanted = {key_of(cell.identity): cell for cell in cells}
-    known = {result.key for result in workspace.store.results()}
+    known = workspace.store.keys()
     missing = [cell for key, cell in wanted.items() if key not in known]
     groups: dict[str, list[Cell]] = {}
     for cell in missing:

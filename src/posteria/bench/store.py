@@ -108,10 +108,19 @@ class ResultStore:
         return None if row is None else _result(row)
 
     def results(self) -> list[Result]:
-        """All results, oldest first."""
+        """The newest result of every bench, setup, method, scale and seed, oldest first.
+
+        A cell whose configuration has changed is another cell; what it replaces stays in the file and out of reports.
+        """
         with self._connection() as connection:
             rows = connection.execute("SELECT * FROM cells ORDER BY finished, key").fetchall()
-        return [_result(row) for row in rows]
+        newest = {(r.bench, r.setup, r.method, r.scale, r.seed): r for r in map(_result, rows)}
+        return sorted(newest.values(), key=lambda r: (r.finished, r.key))
+
+    def keys(self) -> set[str]:
+        """Of all cells that are done, replaced ones included."""
+        with self._connection() as connection:
+            return {key for (key,) in connection.execute("SELECT key FROM cells")}
 
     def to_frame(self) -> pd.DataFrame:
         """A row per cell and figure: labels, figure, mean, standard_error, seconds, steps, finished."""
