@@ -71,8 +71,9 @@ def reference_of(model: Model, dataset: Dataset, quantities: Quantities, chains:
 
 def _from_chains(model: Model, dataset: Dataset, quantities: Quantities, chains: Mapping[str, Any], min_ess: float,
                  seed: int) -> Reference:
-    # Chains that keep to one labelling never converge in theta: more rounds of them would be in vain.
-    settings = {**chains, "rounds": 1} if model.exchangeable_axes else chains
+    # Chains go on until they are long enough to be a reference. Those that keep to one labelling never converge in
+    # theta: more rounds of them would be in vain.
+    settings = {"min_ess": min_ess, **chains, **({"rounds": 1} if model.exchangeable_axes else {})}
     theta = run_baseline(model, dataset, "hmc", seed=seed, **settings).theta
     with torch.no_grad():
         values = quantities(model, _double(dataset), theta)

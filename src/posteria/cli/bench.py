@@ -207,6 +207,41 @@ def universal(
         _exit_if(failed)
 
 
+@app.command("alternatives")
+def alternatives(
+    scale: Scale = "smoke",
+    folder: Out = Path("bench_out"),
+    workers: Workers = 1,
+    case: Annotated[list[str] | None, typer.Option(
+        help="Some models, such as logistic_5d. May be repeated.")] = None,
+    method: Annotated[list[str] | None, typer.Option(
+        help="Some methods, such as posteria or nuts_numpyro. May be repeated.")] = None,
+    report_only: ReportOnly = False,
+) -> None:
+    """What a user would do otherwise: Laplace, Pathfinder, ADVI and NUTS, by their time to an accurate answer.
+
+    \b
+    posteria bench alternatives --scale laptop --case logistic_5d --out bench_out
+
+    Methods whose libraries are missing are left out; the extra alternatives has them. Times are comparable with one
+    worker on an idle machine, which is the default.
+    Exit codes: 0 done, 1 some cell failed, 2 bad input, 130 interrupted (run the same command to go on).
+    """
+    with explained_errors():
+        from posteria.bench.alternatives_bench import alternatives_cells
+        from posteria.bench.alternatives_methods import unavailable
+        from posteria.bench.alternatives_report import write_alternatives_report
+        from posteria.bench.scales import scale_named
+
+        chosen = scale_named(scale)
+        cells, workspace = alternatives_cells(chosen, case or [], method or []), _workspace(folder)
+        for name, why in unavailable().items() if not (method or report_only) else ():
+            note(f"{name} is left out: {why}")
+        failed = 0 if report_only else _run(cells, workspace, workers)
+        written(write_alternatives_report(chosen, workspace.store, workspace.root / "reports"))
+        _exit_if(failed)
+
+
 @app.command("conclusions")
 def conclusions(scale: Scale = "laptop", folder: Out = Path("bench_out")) -> None:
     """What the results in the folder say of the paper's conclusions (confirmed, refuted or not yet decided), and how

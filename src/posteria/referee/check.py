@@ -54,9 +54,10 @@ def check_score(model: Model, dataset: Dataset, num_points: int = 16, seed: int 
 
 
 def _points(model: Model, dataset: Dataset, num_points: int, seed: int) -> Tensor:
-    """(B, S, P) in double precision."""
+    """(B, S, P) in double precision; the prior's location, where optimisers start, comes first."""
     location, scale = (m.double() for m in model.layout_of(dataset).prior_moments)
     noise = randn(len(dataset), num_points, len(location), like=location, generator=generator_for(seed))
+    noise[:, 0] = 0.0
     return location + scale * noise
 
 

@@ -40,7 +40,8 @@ class Family(NamedTuple):
 def _log_mean(outputs: Array) -> Array:
     size = jnp.abs(outputs)
     beyond = _LARGEST_LOG + jnp.log1p(jnp.maximum(size - _LARGEST_LOG, 0.0))
-    return jnp.sign(outputs) * jnp.where(size > _LARGEST_LOG, beyond, size)
+    # Not sign times size, whose gradient at zero is zero: an optimiser that starts there would stay.
+    return jnp.where(size > _LARGEST_LOG, jnp.sign(outputs) * beyond, outputs)
 
 
 def _gaussian(options: Options, f: Array, own: Params, columns: Columns, y: Array) -> Array:
