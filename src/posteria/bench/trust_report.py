@@ -25,7 +25,7 @@ _INTRODUCTION = """\
 Every cell: fresh datasets, the estimator's posterior, `refine(num_draws={num_draws})`; then the answer's means and sds
 against the exact posterior, or against chains of HMC that converged: {min_ess:.0f} effective draws, bulk and tail, of
 everything that is compared (datasets without are left out, column *no reference*). Mixtures are compared with their
-components in the order of their first coordinates, networks by predictions at eight fixed inputs: no relabelling
+components in order along the data's widest direction, networks by predictions at eight fixed inputs: no relabelling
 changes these.
 
 - *accurate*: of the trusted answers, those with every mean within 0.1 sd and every ratio of sds within 0.9 to 1.1. The
