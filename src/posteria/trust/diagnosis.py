@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -39,7 +40,7 @@ class Diagnosis:
         ood_distance, ood_summary: Mahalanobis distance of the encoder's summary from those of training datasets, and
             its p-value.
         ood_traits: p-values of rows, features, and location, scale, tails and correlation of x and y.
-        predictive_p: p-values of posterior predictive checks, by statistic.
+        check_predictions: gives :attr:`predictive_p`, which few ask for and all would wait for.
         checked, unchecked: what was looked at; what was not, with the reason.
     """
 
@@ -53,12 +54,17 @@ class Diagnosis:
     ood_distance: Tensor
     ood_summary: Tensor
     ood_traits: Mapping[str, Tensor] = field(default_factory=dict)
-    predictive_p: Mapping[str, Tensor] = field(default_factory=dict)
+    check_predictions: Callable[[], Mapping[str, Tensor]] = field(default=dict, repr=False)
     checked: tuple[str, ...] = ()
     unchecked: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.pareto_k)
+
+    @cached_property
+    def predictive_p(self) -> Mapping[str, Tensor]:
+        """p-values (B,) of posterior predictive checks, by statistic; computed when first asked for."""
+        return self.check_predictions()
 
     def to_frame(self) -> pd.DataFrame:
         """A row per dataset, a column per figure."""
@@ -128,5 +134,5 @@ def diagnosis_of(posterior: Posterior, weights: Weights | None, seed: int) -> Di
         figures["ood_summary"] = encoding.familiarity.p_value(encoding.summary)
         traits = encoding.familiarity.p_values(posterior.dataset)
         checked.append("out of distribution")
-    return Diagnosis(**figures, ood_traits=traits, predictive_p=predictive_p(posterior, seed),
+    return Diagnosis(**figures, ood_traits=traits, check_predictions=partial(predictive_p, posterior, seed),
                      checked=tuple(checked), unchecked=unchecked)
