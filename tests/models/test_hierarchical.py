@@ -58,6 +58,28 @@ def test_a_jacobian_is_the_derivative_of_the_outputs() -> None:
     torch.testing.assert_close(line.pull_back_squared(root)[0, 0], 5 * expected.square().sum(0))
 
 
+@pytest.mark.parametrize(("family", "slopes"), [("gaussian", True), ("bernoulli", True), ("poisson", False)])
+def test_blocks_are_those_of_the_whole_curvature(family: str, slopes: bool) -> None:
+    model = Hierarchical(family, groups=3, varying_slopes=slopes)
+    dataset = simulated(model, 3, rows=20, batch=2)
+    dataset = Dataset(dataset.x, dataset.y, dataset.observed & (torch.arange(20) < 17),
+                      dataset.features & torch.tensor([True, True, False]))
+    theta, layout = model.sample_prior(dataset, 4, generator_for(0)), model.layout(3)
+    score, (common, cross, own) = model.likelihood_blocks(theta, dataset)
+    torch.testing.assert_close(score, model.likelihood_score(theta, dataset)[1])
+    entries, kept = layout.groups["groups"], torch.ones(layout.size, dtype=torch.bool)
+    for name in model.hyperparameters:
+        kept[layout[name].span] = False
+    line, groups = ((entries < 0) & kept).nonzero()[:, 0], [(entries == g).nonzero()[:, 0] for g in range(3)]
+    for draw in range(4):
+        whole = model.likelihood_precision(theta[:, draw, None], dataset)
+        torch.testing.assert_close(common[:, draw], whole[:, line[:, None], line], rtol=1e-4, atol=1e-4)
+        for g, group in enumerate(groups):
+            torch.testing.assert_close(cross[:, draw, g], whole[:, group[:, None], line], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(own[:, draw, g], whole[:, group[:, None], group], rtol=1e-4, atol=1e-4)
+        assert (whole[:, groups[0][:, None], groups[1]] == 0).all()
+
+
 def test_eight_schools_by_quadrature() -> None:
     """The log joint, integrated over the schools' effects exactly and over mean and scale on a grid."""
     model, dataset = eight_schools()

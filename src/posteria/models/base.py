@@ -35,6 +35,10 @@ class Model(ABC):
         has_likelihood: False for a simulator.
         exchangeable_axes: parameter axes (mixture components, hidden units) along which a joint permutation
             of all blocks leaves the likelihood unchanged.
+        hyperparameters: names of the few parameters given which all others are nearly normal a posteriori, such as
+            the scales of a hierarchical model; empty where there are none. Refinement proposes them first.
+        independent_axis: the parameter axis (groups) whose entries are independent a posteriori given the
+            hyperparameters and the parameters off that axis; empty where there is none.
     """
 
     name: ClassVar[str] = ""
@@ -43,6 +47,8 @@ class Model(ABC):
     num_classes: int = 0
     has_likelihood: bool = True
     exchangeable_axes: tuple[str, ...] = ()
+    hyperparameters: tuple[str, ...] = ()
+    independent_axis: str = ""
     # The curvature of the likelihood is positive semi-definite wherever it is evaluated (Gauss-Newton, Fisher).
     curvature_is_positive: bool = False
 
@@ -130,6 +136,18 @@ class Model(ABC):
 
     def likelihood_rows(self, theta: Tensor, dataset: Dataset) -> Tensor | None:
         """(B, M, P) J with Jᵀ J the curvature averaged over theta (B, C, P), where the model has such a root."""
+        return None
+
+    def likelihood_blocks(self, theta: Tensor, dataset: Dataset) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]] | None:
+        """Score (B, C, P) and curvature, among all but hyperparameters, at each theta (B, C, P); or None.
+
+        For models with an :attr:`independent_axis` of G entries, along which E parameters each lie; K lie off it. Both
+        in the order of the flat vector; no gradient.
+
+        Returns:
+            The score; and the curvature between the parameters off the axis (B, C, K, K), between those and an entry's
+            (B, C, G, E, K), and within an entry (B, C, G, E, E).
+        """
         return None
 
     def likelihood_expectation(self, theta: Tensor, spread: Spread, dataset: Dataset) -> tuple[Tensor, Tensor] | None:

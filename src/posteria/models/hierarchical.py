@@ -21,13 +21,41 @@ _GROUPS = "groups"
 
 
 @dataclass(frozen=True)
+class _Groups:
+    """Which group every row is in. Entries of groups and of rows come with draws last, where copies are fast."""
+
+    place: Tensor  # (B N) long, counted through all datasets
+    shape: tuple[int, int]  # B, G
+
+    @classmethod
+    def of(cls, index: Tensor, count: int) -> _Groups:
+        """From groups (B, N)."""
+        first = count * torch.arange(len(index), device=index.device)
+        return cls((index + first[:, None]).flatten(), (len(index), count))
+
+    def at_rows(self, values: Tensor) -> Tensor:
+        """(B, N, ...) values of every row's group, from (B, G, ...)."""
+        return values.flatten(0, 1).index_select(0, self.place).unflatten(0, (self.shape[0], -1))
+
+    def sums(self, rows: Tensor) -> Tensor:
+        """(B, G, ...) sums over the rows (B, N, ...) of each group."""
+        nothing = rows.new_zeros(self.shape[0] * self.shape[1], *rows.shape[2:])
+        return nothing.index_add(0, self.place, rows.flatten(0, 1)).unflatten(0, self.shape)
+
+    def member(self) -> Tensor:
+        """(B, N, G) bool."""
+        index = self.place.unflatten(0, (self.shape[0], -1)) % self.shape[1]
+        return index[..., None] == torch.arange(self.shape[1], device=index.device)
+
+
+@dataclass(frozen=True)
 class _Effects:
     """How one kind of group effects, scale * offsets, depends on theta; E = 1 for intercepts, D for slopes."""
 
     scale: Tensor  # (B, S, E) positive
     offsets: Tensor  # (B, S, G, E)
     inputs: Tensor  # (B, N, E): ones for intercepts, the features for slopes
-    member: Tensor  # (B, N, G) one-hot
+    groups: _Groups
 
     @property
     def values(self) -> Tensor:
@@ -36,25 +64,25 @@ class _Effects:
 
     def outputs(self) -> Tensor:
         """(B, S, N) what the effects add."""
-        return (self._at_rows() * self.inputs[:, None]).sum(-1)
+        return (self._by_row() * self.inputs[..., None]).sum(2).mT
 
     def pull_back(self, cotangent: Tensor, power: int) -> Tensor:
         """(B, S, E + G E) Jᵀ v for v (B, S, N), in (log scale, offsets); of the squared entries of J for power 2."""
-        weighted = cotangent[:, :, None] * (self.inputs.mT**power)[:, None]  # (B, S, E, N)
-        pulled = (weighted.flatten(1, 2) @ self.member).unflatten(1, weighted.shape[1:3]).mT  # (B, S, G, E)
+        rows = cotangent.mT[:, :, None] * (self.inputs**power)[..., None]  # (B, N, E, S)
+        pulled = self.groups.sums(rows).permute(0, 3, 1, 2)  # (B, S, G, E)
         scales = (pulled * self.values**power).sum(2)
         return torch.cat([scales, (pulled * self.scale[:, :, None] ** power).flatten(2)], -1)
 
     def jacobian(self) -> Tensor:
         """(B, S, N, E + G E) derivatives of the outputs."""
-        offsets = self.member[:, None, :, :, None] * (self.inputs[:, None] * self.scale[:, :, None])[:, :, :, None]
-        return torch.cat([self._at_rows() * self.inputs[:, None], offsets.flatten(3)], -1)
+        member = self.groups.member()[:, None, :, :, None]
+        offsets = member * (self.inputs[:, None] * self.scale[:, :, None])[:, :, :, None]
+        scales = self._by_row().permute(0, 3, 1, 2) * self.inputs[:, None]
+        return torch.cat([scales, offsets.flatten(3)], -1)
 
-    def _at_rows(self) -> Tensor:
-        """(B, S, N, E) effects of every row's group, as one product per dataset."""
-        values = self.values
-        here = self.member @ values.permute(0, 2, 1, 3).flatten(2)
-        return here.unflatten(2, (values.shape[1], values.shape[3])).transpose(1, 2)
+    def _by_row(self) -> Tensor:
+        """(B, N, E, S) effects of every row's group."""
+        return self.groups.at_rows(self.values.permute(0, 2, 3, 1))
 
 
 @dataclass(frozen=True)
@@ -110,6 +138,7 @@ class Hierarchical(OutputModel):
     """
 
     name = "hierarchical"
+    independent_axis = _GROUPS
 
     def __init__(self, family: str = "gaussian", groups: int = 8, varying_slopes: bool = False,
                  priors: Mapping[str, Distribution] | None = None, **options: Any):
@@ -122,18 +151,59 @@ class Hierarchical(OutputModel):
         self._options = {"family": family, "groups": groups, "varying_slopes": varying_slopes, **options}
         group = whole_column("group", 0, groups - 1, constraints.integer_interval(0, groups - 1), filling=0.0)
         super().__init__(head, _blocks(varying_slopes), {_GROUPS: groups}, priors, (group,))
+        scales = ("group_scale", "slope_scale") if varying_slopes else ("group_scale",)
+        self.hyperparameters = (*scales, *(parameter.name for parameter in head.parameters))
+
+    @torch.no_grad()
+    def likelihood_blocks(self, theta: Tensor, dataset: Dataset) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """Score, and the information of the line and the offsets given scales: a row sees the line and one group."""
+        line, extra = self.linearize(theta, dataset), self._extra(theta, dataset)
+        information = self.head.root(line.outputs, extra)[..., 0, :].square().sum(-1)
+        whole, grouped = self._sums(torch.where(dataset.observed[:, None], information, 0.0), dataset)
+        scale = self._scales(theta, dataset)[:, :, None, :, None]
+        cross = grouped * scale
+        _, score = self._score_along(line, theta, dataset)  # type: ignore[arg-type]
+        return score, (whole, cross, cross[..., self._varying(whole)] * scale.mT)
+
+    def _sums(self, weights: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor]:
+        """Sums of weights (B, S, N) times the design of M = D + 1 columns twice.
+
+        Over all rows (B, S, M, M); and over those of each group (B, S, G, E, M), once only the varying columns.
+        """
+        design, groups = self._design(dataset), self._groups(dataset)
+        pairs = design[..., None] * design[..., None, :]  # (B, N, M, M)
+        whole = (weights @ pairs.flatten(2)).unflatten(-1, pairs.shape[2:])
+        last = weights.mT.contiguous()[:, :, None]
+        grouped = [groups.sums(pairs[:, :, column, :, None] * last) for column in self._varying(whole)]
+        return whole, torch.stack(grouped, 2).permute(0, 4, 1, 2, 3)
+
+    def _varying(self, like: Tensor) -> list[int]:
+        """Columns of the design with effects of the groups, in their order: the ones, then for slopes the features."""
+        ones = like.shape[-1] - 1
+        return [ones, *range(ones)] if self.varying_slopes else [ones]
+
+    def _scales(self, theta: Tensor, dataset: Dataset) -> Tensor:
+        """(B, S, E) of the effects."""
+        layout = self.layout_of(dataset)
+        scale = layout["group_scale"].constrained(theta)[..., None]
+        return torch.cat([scale, layout["slope_scale"].constrained(theta)], -1) if self.varying_slopes else scale
+
+    def _design(self, dataset: Dataset) -> Tensor:
+        """(B, N, D + 1) the features and ones."""
+        features = self._features(dataset)
+        return torch.cat([features, torch.ones_like(features[..., :1])], -1)
+
+    def _groups(self, dataset: Dataset) -> _Groups:
+        return _Groups.of(self._column_values(dataset)["group"][:, 0].long(), self.num_groups)
 
     def linearize(self, theta: Tensor, dataset: Dataset) -> _HierarchicalLine:
-        layout, features = self.layout_of(dataset), self._features(dataset)
-        ones = torch.ones_like(features[..., :1])
-        index = self._column_values(dataset)["group"][:, 0].long()
-        member = (index[..., None] == torch.arange(self.num_groups, device=index.device)).to(theta.dtype)
+        layout, features, design = self.layout_of(dataset), self._features(dataset), self._design(dataset)
+        groups, ones = self._groups(dataset), torch.ones_like(features[..., :1])
         offsets = layout["group_offsets"].take(theta)[..., None]
-        effects = (_Effects(layout["group_scale"].constrained(theta)[..., None], offsets, ones, member),)
+        effects = (_Effects(layout["group_scale"].constrained(theta)[..., None], offsets, ones, groups),)
         if self.varying_slopes:
             slopes, scale = layout["slope_offsets"].take(theta), layout["slope_scale"].constrained(theta)
-            effects += (_Effects(scale, slopes, features, member),)
-        design = torch.cat([features, ones], -1)
+            effects += (_Effects(scale, slopes, features, groups),)
         values = theta[..., :design.shape[-1]] @ design.mT  # weights and intercept come first
         for effect in effects:
             values = values + effect.outputs()

@@ -2,8 +2,8 @@
 
 1. amortized: q itself meets the target, as far as its importance weights can tell.
 2. reweighted: the weights are reliable, and enough draws of q are cheap.
-3. refined: the same with a proposal of the dataset's own: natural-gradient steps from q's mean, then moments of the
-   weighted draws.
+3. refined: the same with a proposal of the dataset's own: hyperparameters first, then the others given these, where the
+   model declares some; natural-gradient steps from q's mean, then moments of the weighted draws, elsewhere.
 4. mcmc: many short chains; not for networks of more than a few hundred weights, unless they are asked for.
 5. failed.
 
@@ -26,8 +26,9 @@ from torch import Tensor
 from posteria.refinement.accuracy import Accuracy, Moments
 from posteria.refinement.chains import MAX_R_HAT, overdispersed, run_chains
 from posteria.refinement.modes import Modes, missed_modes
+from posteria.refinement.nested import nested, nests
 from posteria.refinement.problem import Problem
-from posteria.refinement.tailored import tailored
+from posteria.refinement.tailored import Tailored, tailored
 from posteria.refinement.weights import Weights, resample
 
 STATUSES = ("amortized", "reweighted", "refined", "mcmc", "failed")
@@ -45,6 +46,8 @@ _LEAST_ESS = 100.0
 # Parameters up to which posteriors with a mode for every relabelling are worth a try with chains, unasked.
 _MOST_WITH_MODES = 256
 _WHY_NO_CHAINS = 'no chains, for too many interchangeable parameters (the method "mcmc" tries them)'
+# k-hat below which weights are reliable, with enough draws.
+_RELIABLE = 0.7
 # Datasets times parameters that get proposals together: what fits in memory with the most draws.
 _MOST_ENTRIES = 2048
 
@@ -236,14 +239,15 @@ def _required(log_q: Tensor | None) -> Tensor:
 
 
 def _settle_weighted(outcome: Outcome, index: Tensor, status: int, z: Tensor, weights: Weights,
-                     generator: torch.Generator) -> None:
+                     generator: torch.Generator, how: str = "") -> None:
     """Datasets (b,) end with weighted draws (b, S, P)."""
     again = torch.Generator(device=generator.device).manual_seed(generator.initial_seed())
     chosen = resample(weights.weights, outcome.z.shape[1], again)
     drawn = z.gather(1, chosen[..., None].expand(-1, -1, z.shape[-1]))
     outcome.settle(index, status, z=drawn, pareto_k=weights.pareto_k, ess=weights.ess,
                    log_evidence=weights.log_evidence)
-    outcome.say(index, [f"{STATUSES[status]}: k-hat {k:.2f}, ESS {ess:.0f} of {z.shape[1]} draws" for k, ess in zip(
+    name = f"{STATUSES[status]}{how}"
+    outcome.say(index, [f"{name}: k-hat {k:.2f}, ESS {ess:.0f} of {z.shape[1]} draws" for k, ess in zip(
         weights.pareto_k.tolist(), weights.ess.tolist(), strict=True)], before=True)
 
 
@@ -262,18 +266,36 @@ def _refine(problem: Problem, source: Source, target: Accuracy, outcome: Outcome
 
 def _refine_part(problem: Problem, z: Tensor, modes: Tensor | None, target: Accuracy, outcome: Outcome, index: Tensor,
                  generator: torch.Generator) -> Tensor:
+    """A nested proposal where the model declares one, then a Gaussian one; returns the datasets that pass with neither.
+
+    Where nested weights are reliable but the target takes more draws, a Gaussian proposal would take more still.
+    """
+    rest = index.new_zeros(0)
+    if nests(problem):
+        answer = nested(problem, z, target, generator, modes is not None)
+        left = _settle_parts(outcome, index, answer, "nested", generator)
+        enough = (answer.pareto_k[left] < _RELIABLE) & (modes is None)
+        rest, left = index[left[enough]], left[~enough]
+        problem, z, index, modes = problem[left], z[left], index[left], None if modes is None else modes[left]
+    if not len(index):
+        return rest
     starts = z.double().mean(1, keepdim=True)
     starts = starts if modes is None else torch.cat([starts, modes], 1)
     answer = tailored(problem, starts, target, generator)
+    return torch.cat([rest, index[_settle_parts(outcome, index, answer, "own", generator)]])
+
+
+def _settle_parts(outcome: Outcome, index: Tensor, answer: Tailored, name: str, generator: torch.Generator) -> Tensor:
+    """Datasets (b,) with an answer end here; returns the places of the others among them."""
     outcome.spend(index, answer.evaluations)
     left = torch.ones(len(index), dtype=torch.bool)
     for places, drawn, weights in answer.parts:
-        _settle_weighted(outcome, index[places], REFINED, drawn, weights, generator)
+        _settle_weighted(outcome, index[places], REFINED, drawn, weights, generator, f" ({name} proposal)")
         left[places] = False
     missing = left.nonzero()[:, 0]
-    outcome.say(index[missing], [f"own proposal: k-hat {k:.2f}, ESS {ess:.0f}" for k, ess in zip(
+    outcome.say(index[missing], [f"{name} proposal: k-hat {k:.2f}, ESS {ess:.0f}" for k, ess in zip(
         answer.pareto_k[missing].tolist(), answer.ess[missing].tolist(), strict=True)], before=True)
-    return index[missing]
+    return missing
 
 
 def _sample(problem: Problem, source: Source, target: Accuracy, outcome: Outcome, index: Tensor,

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from posteria.refinement.arrow import Arrow
+from posteria.refinement.units import NormalUnits
 from posteria.types import Curvature, Dataset, Geometry, LogJoint
 
 
@@ -52,6 +54,38 @@ class Counted:
 
 
 @dataclass(frozen=True)
+class Nesting:
+    """Which parameters are nearly normal given a few others, and the two factors of their density.
+
+    The rest r of the parameters, R = K + G E of them, is in the order of ``rest``: K that are common, then E for each
+    of G independent entries.
+
+    Attributes:
+        hyper: (H,) long, places in z of the few.
+        units: of the few, in which their priors are normal.
+        common: (K,) long.
+        own: (G, E) long.
+        likelihood: (B, S, P) -> the log likelihood's score in r, (B, S, R), and its curvature in r, at each z.
+        prior: z (B, S, P) and standard deviations (B, S, R) -> score and curvature of the log prior, (B, S, R) each,
+            averaged over normals around r: the posterior does not see a prior's kinks and tails as points do.
+        smooth: the prior of r is not normal, so that those averages depend on the standard deviations.
+    """
+
+    hyper: Tensor
+    units: NormalUnits
+    common: Tensor
+    own: Tensor
+    likelihood: Callable[[Tensor], tuple[Tensor, Arrow]]
+    prior: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    smooth: bool
+
+    @property
+    def rest(self) -> Tensor:
+        """(R,) long, places in z of all but the few."""
+        return torch.cat([self.common, self.own.flatten()])
+
+
+@dataclass(frozen=True)
 class Problem:
     """The posteriors of B datasets, up to their evidence.
 
@@ -66,6 +100,7 @@ class Problem:
         permutations: (G, P) long, relabellings that leave the density unchanged, where they are few enough to list.
         single_mode: other modes may be looked for; False where relabellings cannot be listed, since each is a mode.
         row_block: how many datasets go through a processor together in chains.
+        nesting: for models that declare hyperparameters, or None.
     """
 
     joint: LogJoint
@@ -76,6 +111,7 @@ class Problem:
     permutations: Tensor | None = None
     single_mode: bool = True
     row_block: int = 32
+    nesting: Nesting | None = None
 
     @property
     def active(self) -> Tensor:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_DEGREES = 5
+DEGREES = 5
 _LOG_2PI = math.log(2.0 * math.pi)
 Coins = tuple[Tensor, Tensor, Tensor]
 
@@ -66,15 +66,12 @@ class Proposal:
     def parts(self, z: Tensor) -> Tensor:
         """(B, S, K) log of share times density of every component, without relabellings."""
         size = self.active.sum(-1, keepdim=True).to(z)
-        constant = (torch.lgamma((_DEGREES + size) / 2) - math.lgamma(_DEGREES / 2)
-                    - 0.5 * size * math.log(_DEGREES * math.pi))
         parts = []
         for k in range(self.centre.shape[1]):
             square = ((z - self.centre[:, k, None]) @ self.factor[:, k]).square().sum(-1)
             volume = self.factor[:, k].diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
-            normal = -0.5 * (square + size * _LOG_2PI)
-            heavy = constant - 0.5 * (_DEGREES + size) * torch.log1p(square / _DEGREES)
-            parts.append(torch.logaddexp(normal, heavy) - math.log(2.0) + volume + self.share[:, k, None].log())
+            both = torch.logaddexp(log_normal(square, size), log_student(square, size)) - math.log(2.0)
+            parts.append(both + volume + self.share[:, k, None].log())
         return torch.stack(parts, -1)
 
     def __getitem__(self, index: Tensor) -> Proposal:
@@ -83,11 +80,23 @@ class Proposal:
                         self.permutations)
 
 
+def log_normal(square: Tensor, size: Tensor) -> Tensor:
+    """Log density of a standard normal in ``size`` dimensions where the squared length is ``square``."""
+    return -0.5 * (square + size * _LOG_2PI)
+
+
+def log_student(square: Tensor, size: Tensor) -> Tensor:
+    """The same for a standard Student's t of :data:`DEGREES` degrees of freedom."""
+    constant = (torch.lgamma((DEGREES + size) / 2) - math.lgamma(DEGREES / 2)
+                - 0.5 * size * math.log(DEGREES * math.pi))
+    return constant - 0.5 * (DEGREES + size) * torch.log1p(square / DEGREES)
+
+
 def flip(num: int, generator: torch.Generator) -> Coins:
     """For S draws: a place in (0, 1) that says which component, the stretch of the normal draw (1, or the t's), and a
     place that says which relabelling; each (S,), in double precision.
     """
     place, half, image = torch.rand(3, num, generator=generator, dtype=torch.double)
     # A chi-square with an odd number of degrees, as a sum of squares: torch's own would use the global state.
-    chi = torch.randn(_DEGREES, num, generator=generator, dtype=torch.double).square().sum(0)
-    return place, torch.where(half < 0.5, 1.0, (_DEGREES / chi).sqrt()), image
+    chi = torch.randn(DEGREES, num, generator=generator, dtype=torch.double).square().sum(0)
+    return place, torch.where(half < 0.5, 1.0, (DEGREES / chi).sqrt()), image

@@ -22,7 +22,7 @@ _NUM_SAMPLES, _MORE, _MOST_SAMPLES, _ROUNDS = 1000, 4, 16_000, 4
 _SEED = 5_171
 # Moments of fewer effective draws per parameter are mostly noise.
 _DRAWS_PER_PARAMETER = 2.0
-_LEAST_ESS = 100.0
+LEAST_ESS = 100.0
 # Components with less than this share stay in the proposal, so that no mode is lost to an estimate of its mass.
 _LEAST_SHARE = 0.05
 
@@ -34,12 +34,12 @@ class Tailored:
     Attributes:
         parts: the datasets that passed, group by group: indices (b,), draws (b, S, P) and their weights.
         pareto_k, ess: (B,) of the last try.
-        evaluations: per dataset.
+        evaluations: per dataset, one number or (B,).
     """
 
     pareto_k: Tensor
     ess: Tensor
-    evaluations: int = 0
+    evaluations: int | Tensor = 0
     parts: list[tuple[Tensor, Tensor, Weights]] = field(default_factory=list)
 
 
@@ -57,7 +57,7 @@ def tailored(problem: Problem, starts: Tensor, target: Accuracy, generator: torc
         answer.evaluations += num
         answer.pareto_k[index], answer.ess[index] = weights.pareto_k, weights.ess
         effort = Moments.of(part.values(z), weights.weights).effort(target, part.counted)
-        done = weights.reliable & (effort <= 1.0) & (weights.ess >= _LEAST_ESS)
+        done = weights.reliable & (effort <= 1.0) & (weights.ess >= LEAST_ESS)
         answer.parts.append((index[done], z[done], weights[done]))
         # Fewer effective draws than parameters say nothing of a covariance: the proposal would not get better.
         left = ~done & ((weights.ess >= part.active.sum(-1)) | (number == 0))

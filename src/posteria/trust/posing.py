@@ -13,6 +13,7 @@ from posteria.errors import InputError, UnsupportedError
 from posteria.models.base import Model
 from posteria.models.log_joint import ModelLogJoint
 from posteria.refinement import Problem, Source
+from posteria.trust.nesting import nesting_of
 from posteria.types import Dataset, ThetaDistribution
 
 # Likelihood terms (datasets, draws, rows) that are computed at once.
@@ -49,7 +50,7 @@ def problem_of(model: Model, dataset: Dataset) -> Problem:
         quantities, counted = view.predictions, view.rows_mask
     block = max(1, _CHAIN_ROWS // (_CHAINS * dataset.x.shape[1]))
     return Problem(joint, view.density, quantities, counted, lambda index: problem_of(model, dataset[index]),
-                   permutations, listed, block)
+                   permutations, listed, block, nesting_of(model, wide, joint))
 
 
 def relabellings(model: Model, joint: ModelLogJoint) -> Tensor | None:
