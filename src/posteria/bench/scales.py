@@ -48,7 +48,7 @@ _SMOKE_SEARCH = {"climbs": 2, "widenings": 1, "candidates": 2}
 _FEW_ITERATIONS = {"num_warmup": 50, "iterations": 100, "num_samples": 25, "thin": 2}
 _SMOKE_BASELINES: _Options = {"optimization": {"iterations": 100, "num_chains": 5}, "paper_langevin": _FEW_ITERATIONS,
                               "paper_hmc": _FEW_ITERATIONS,
-                              "laplace": {"iterations": 3, "num_starts": 1, "dense_up_to": 256},
+                              "laplace": {"iterations": 20, "num_starts": 1, "dense_up_to": 256},
                               "hmc": {"num_warmup": 30, "num_samples": 20, "rounds": 1, "max_steps": 4}}
 
 
