@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -158,7 +158,7 @@ def run_baseline(model: Model, dataset: Dataset, method: str = "hmc", *, num_cha
         raise InputError.of("method", repr(method), f"one of {sorted([*BASELINES, NUTS])}")
     model.check(dataset)
     plan = _Plan.of(method, num_chains, num_samples, settings)
-    wide, generator = _double(dataset), generator_for(seed, device=dataset.device)
+    wide, generator = dataset.double(), generator_for(seed, device=dataset.device)
     joint = OBJECTIVES[plan.objective](model, wide)
     theta = STARTS[plan.start](model, wide, plan.num_chains, generator)
     draws = run(_rebuild(plan, model, wide), (theta - joint.location) / joint.scale, joint.active, generator,
@@ -288,10 +288,6 @@ def xavier_scale(layout: Layout, num_features: Tensor) -> Tensor:
         scale = (2.0 / (inputs + outputs)).sqrt() * block.name.endswith("weights")
         scales.append(scale[:, None].expand(-1, block.size))
     return torch.cat(scales, -1)
-
-
-def _double(dataset: Dataset) -> Dataset:
-    return replace(dataset, x=dataset.x.double(), y=None if dataset.y is None else dataset.y.double())
 
 
 # -- NUTS ----------------------------------------------------------------------------------------

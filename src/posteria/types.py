@@ -107,6 +107,11 @@ class Dataset:
         y = None if self.y is None else self.y.to(device)
         return Dataset(self.x.to(device), y, self.observed.to(device), self.features.to(device))
 
+    def double(self) -> Dataset:
+        """The same datasets in double precision."""
+        y = None if self.y is None else self.y.double()
+        return Dataset(self.x.double(), y, self.observed, self.features)
+
     def padded(self, rows: int, columns: int) -> Dataset:
         """The same datasets with padding up to ``rows`` × ``columns``."""
         more_rows, more_columns = rows - self.x.shape[1], columns - self.x.shape[2]

@@ -26,7 +26,7 @@ def test_rows_are_stored_and_reported(tmp_path: Path, monkeypatch: pytest.Monkey
            "mean_z_rms": 1.0, "sd_z_max": float("nan"), "sd_z_rms": 1.0, "seconds": 3.0}
     monkeypatch.setattr("posteria.bench.sampler_cells.compare_samplers", lambda *args, **kwargs: [row])
     workspace = Workspace(tmp_path)
-    assert run_cells([SamplerBenchCell("gm_2d", SCALES["smoke"])], workspace).run == 1
+    assert run_cells([SamplerBenchCell(SCALES["smoke"], "gm_2d")], workspace).run == 1
     paths = write_sampler_report(SCALES["smoke"], workspace.store, tmp_path / "reports")
     assert "| gm_2d | hmc | exact | yes |" in paths[0].read_text()
     assert pd.read_csv(paths[1]).mean_z_max.tolist() == [2.0]

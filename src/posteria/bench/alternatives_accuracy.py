@@ -68,9 +68,7 @@ def reference_for(model: Model, dataset: Dataset, sizes: Sizes, chains: Mapping[
         sizes: of the scale.
         chains: settings in place of the scale's.
     """
-    # Chains go on until they are long enough to be a reference, not just until they have converged.
-    settings = {**sizes.chains, "min_ess": sizes.min_ess, **(chains or {})}
-    return reference_of(model, dataset, parameters, settings, sizes.min_ess)
+    return reference_of(model, dataset, parameters, {**sizes.chains, **(chains or {})}, sizes.min_ess)
 
 
 def _path(case: str, sizes: Sizes, workspace: Workspace) -> Path:

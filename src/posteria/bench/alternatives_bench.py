@@ -20,7 +20,7 @@ from posteria.bench.alternatives_answers import Answer, Solver
 from posteria.bench.alternatives_cases import CASES, SIZES, AlternativesCase, Sizes
 from posteria.bench.alternatives_cold import cold_seconds
 from posteria.bench.alternatives_methods import METHODS, Alternative, Budget, unavailable
-from posteria.bench.runner import Figures
+from posteria.bench.runner import CaseCell, Figures
 from posteria.bench.scales import Scale
 from posteria.bench.store import key_of
 from posteria.bench.trust_accuracy import Reference
@@ -36,29 +36,16 @@ _WARM_CALLS = 5
 
 
 @dataclass(frozen=True)
-class AlternativesCell:
+class AlternativesCell(CaseCell):
     """A method on a case; see :class:`posteria.bench.runner.Cell`."""
 
-    scale: Scale
-    case: str
+    BENCH = BENCH
     method: str
     seed: int = 0
 
     @property
-    def bench(self) -> str:
-        return BENCH
-
-    @property
-    def setup_key(self) -> str:
-        return self.case
-
-    @property
     def method_key(self) -> str:
         return self.method
-
-    @property
-    def scale_name(self) -> str:
-        return self.scale.name
 
     @property
     def budgets(self) -> tuple[Budget, ...]:

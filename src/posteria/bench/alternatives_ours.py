@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -50,7 +49,7 @@ def build_batched_laplace_psis(model: Model, draws: int) -> Solver:
     """The same with importance weights; arguments as for :func:`build_posteria`."""
     def solve(dataset: Dataset, seed: int) -> Answer:
         theta, log_q = _laplace(model, dataset, draws, seed)
-        return Answer.weighted(theta, model.log_joint(theta, _double(dataset)), log_q)
+        return Answer.weighted(theta, model.log_joint(theta, dataset.double()), log_q)
 
     return _in_parts(solve)
 
@@ -61,7 +60,7 @@ def _laplace(model: Model, dataset: Dataset, draws: int, seed: int) -> tuple[Ten
 
     The constant is a dataset's own, so that its weights do not change.
     """
-    joint = ModelLogJoint(model, _double(dataset))
+    joint = ModelLogJoint(model, dataset.double())
     start = torch.zeros(len(dataset), 1, joint.active.shape[1], dtype=torch.double)
     state = laplace.build(joint, num_starts=1).init(start, generator_for(seed))
     factor = state.curvature.factor()
@@ -78,7 +77,3 @@ def _in_parts(solve: Callable[[Dataset, int], Answer]) -> Solver:
             return Answer.joined([solve(dataset[part], seed) for part in torch.arange(len(dataset)).split(_TOGETHER)])
 
     return parts
-
-
-def _double(dataset: Dataset) -> Dataset:
-    return replace(dataset, x=dataset.x.double(), y=None if dataset.y is None else dataset.y.double())

@@ -13,10 +13,11 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 
+from posteria.bench.scales import Scale
 from posteria.bench.store import Result, key_of
 from posteria.bench.workspace import Workspace, machine, now
 from posteria.errors import TrainingInterrupted
@@ -53,6 +54,27 @@ class Cell(Protocol):
     def compute(self, workspace: Workspace) -> tuple[Figures, Mapping[str, Any]]:
         """Figures (mean and standard error by name), and the record of how it went."""
         ...
+
+
+@dataclass(frozen=True)
+class CaseCell:
+    """Labels of the cells of a bench that has cases of its own; a bench adds ``method_key`` and what it computes."""
+
+    BENCH: ClassVar[str]
+    scale: Scale
+    case: str
+
+    @property
+    def bench(self) -> str:
+        return self.BENCH
+
+    @property
+    def setup_key(self) -> str:
+        return self.case
+
+    @property
+    def scale_name(self) -> str:
+        return self.scale.name
 
 
 @dataclass(frozen=True)

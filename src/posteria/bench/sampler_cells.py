@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from posteria.bench.plain_report import markdown_table
-from posteria.bench.runner import Figures
+from posteria.bench.runner import CaseCell, Figures
 from posteria.bench.samplers import CASES, compare_samplers
 from posteria.bench.scales import Scale
 from posteria.bench.store import ResultStore, key_of
@@ -31,28 +31,15 @@ thousand times. Mixtures and networks are compared by what relabelling does not 
 
 
 @dataclass(frozen=True)
-class SamplerBenchCell:
+class SamplerBenchCell(CaseCell):
     """All samplers of one case; see :class:`posteria.bench.runner.Cell`."""
 
-    case: str
-    scale: Scale
+    BENCH = BENCH
     seed: int = 0
-
-    @property
-    def bench(self) -> str:
-        return BENCH
-
-    @property
-    def setup_key(self) -> str:
-        return self.case
 
     @property
     def method_key(self) -> str:
         return "samplers"
-
-    @property
-    def scale_name(self) -> str:
-        return self.scale.name
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -81,7 +68,7 @@ def sampler_cells(scale: Scale, cases: Sequence[str] = ()) -> list[SamplerBenchC
     unknown = sorted(set(cases) - set(CASES))
     if unknown:
         raise InputError.of("cases", str(unknown), f"names among {list(CASES)}")
-    return [SamplerBenchCell(case, scale) for case in cases or CASES]
+    return [SamplerBenchCell(scale, case) for case in cases or CASES]
 
 
 def write_sampler_report(scale: Scale, store: ResultStore, folder: Path) -> list[Path]:

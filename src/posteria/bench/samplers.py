@@ -222,7 +222,7 @@ def _rows_of(name: str, case: SamplerCase, num_datasets: int, sizes: Mapping[str
         list[dict[str, Any]]):
     model = build_model(case.model, **case.options)
     task = SimulatedTask(model, _ROWS, (case.columns, case.columns))
-    dataset = _double(task.draw(num_datasets, generator_for(seed))[0])
+    dataset = task.draw(num_datasets, generator_for(seed))[0].double()
     runs = {method: _run(model, dataset, case, method, sizes, seed) for method in case.methods}
     labels = {"case": name, "datasets": num_datasets, "parameters": model.layout_of(dataset).size}
     first, second = case.methods[:2]
@@ -261,8 +261,3 @@ def _exact_moments(model: Model, dataset: Dataset) -> Moments | None:
     except UnsupportedError:
         return None
     return Moments(exact.mean, exact.stddev, torch.zeros(()), torch.zeros(()))
-
-
-def _double(dataset: Dataset) -> Dataset:
-    y = None if dataset.y is None else dataset.y.double()
-    return Dataset(dataset.x.double(), y, dataset.observed, dataset.features)

@@ -167,13 +167,20 @@ def _own(setup: Setup, objective: str) -> dict[str, Any]:
     """What we would choose in place of the paper's densities."""
     if setup.task == "gaussian_mixture":
         flow = {"density": {"name": "spline_flow", "options": {"symmetrise": True}}}
-        # A symmetrised density costs a sum over labellings: 2 of them for two components, 120 for five.
-        return flow | ({"batch_size": 16 if setup.dim <= 2 or setup.variable else 4} if setup.classes > 2 else {})
+        return flow | _batch_of_labellings(setup)
     if setup.task.startswith("nonlinear"):
         return {"density": {"name": "low_rank"}} | (_LONG_SEARCH[setup.large] if _searches_long(setup) else {})
     if setup.task == "linear_classification" and setup.large:
         return _mean_field_classification(setup)
     return {"density": {"name": "full"}}
+
+
+def _batch_of_labellings(setup: Setup) -> dict[str, Any]:
+    """A symmetrised density holds all labellings at once: 2 of two components, 120 of five, each of every parameter."""
+    if setup.classes <= 2:
+        return {}
+    always_many = setup.dim > 2 and not setup.variable
+    return {"batch_size": 4 if always_many else 16}
 
 
 def _mean_field_classification(setup: Setup) -> dict[str, Any]:

@@ -76,14 +76,9 @@ def _from_chains(model: Model, dataset: Dataset, quantities: Quantities, chains:
     settings = {"min_ess": min_ess, **chains, **({"rounds": 1} if model.exchangeable_axes else {})}
     theta = run_baseline(model, dataset, "hmc", seed=seed, **settings).theta
     with torch.no_grad():
-        values = quantities(model, _double(dataset), theta)
+        values = quantities(model, dataset.double(), theta)
     usable = Convergence.of(values).converged(_MAX_R_HAT, min_ess)
     return Reference(moments_of(values), usable, False)
-
-
-def _double(dataset: Dataset) -> Dataset:
-    y = None if dataset.y is None else dataset.y.double()
-    return Dataset(dataset.x.double(), y, dataset.observed, dataset.features)
 
 
 @dataclass(frozen=True)
@@ -123,7 +118,7 @@ def errors_of(answer: Posterior, reference: Reference, quantities: Quantities, n
     """Compare an answer's draws with a reference."""
     with torch.no_grad():
         theta = answer.sample_theta(num_draws, seed).double()
-        values = quantities(answer.model, _double(answer.dataset), theta[:, None])[:, 0]
+        values = quantities(answer.model, answer.dataset.double(), theta[:, None])[:, 0]
     known, ok = reference.moments, reference.usable
     mean = ((values.mean(1) - known.mean) / known.sd).abs().amax(-1)
     ratio = values.std(1) / known.sd

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from posteria.bench.runner import Figures
+from posteria.bench.runner import CaseCell, Figures
 from posteria.bench.scales import Scale
 from posteria.bench.store import key_of
 from posteria.bench.universal_cases import CASES, UniversalCase
@@ -28,12 +28,12 @@ from posteria.every_model import universal
 from posteria.models import Model
 from posteria.posterior import Posterior
 from posteria.randomness import generator_for
+from posteria.refinement.weights import MAX_PARETO_K
 from posteria.types import Dataset
 
 BENCH = "universal"
 _VERSION = 2
 _SEED = 77_004_211
-_GOOD_K = 0.7
 
 
 @dataclass(frozen=True)
@@ -55,30 +55,17 @@ SIZES: dict[str, Sizes] = {"smoke": Sizes(2, 5, 1, 20), "laptop": Sizes(10, 25, 
 
 
 @dataclass(frozen=True)
-class UniversalCell:
+class UniversalCell(CaseCell):
     """A family under a condition; see :class:`posteria.bench.runner.Cell`."""
 
-    scale: Scale
-    case: str
+    BENCH = BENCH
     condition: str
     signature: str
     seed: int = 0
 
     @property
-    def bench(self) -> str:
-        return BENCH
-
-    @property
-    def setup_key(self) -> str:
-        return self.case
-
-    @property
     def method_key(self) -> str:
         return self.condition
-
-    @property
-    def scale_name(self) -> str:
-        return self.scale.name
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -137,7 +124,7 @@ def _measured(case: UniversalCase, sizes: Sizes, seed: int) -> Iterator[Mapping[
 def _checked(posterior: Posterior, seed: int) -> dict[str, Tensor]:
     """Importance weights of q, and where these are no good, of a proposal of the dataset's own (the cheap rung)."""
     found = posterior.diagnose()
-    passed = found.pareto_k < _GOOD_K
+    passed = found.pareto_k < MAX_PARETO_K
     cheap = passed.clone()
     if not passed.all():
         refined = posterior.refine("laplace", seed=seed)

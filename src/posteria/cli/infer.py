@@ -11,8 +11,6 @@ import typer
 from posteria.cli.console import ExitCode, explained_errors, note, out, show, written
 from posteria.errors import InputError
 
-_UNIVERSAL = "universal"
-
 
 class Trust(StrEnum):
     """What to do about an answer that may be wrong."""
@@ -98,9 +96,11 @@ def infer(
 
 def _estimator_and_data(places: list[str], named: str | None) -> tuple[str, Path]:
     """Which estimator, and the table: the network for every model where none is named."""
+    from posteria.every_model import NAME
+
     *first, data = places
     estimators = [*first, *([] if named is None else [named])]
     if len(estimators) > 1:
         raise InputError.of("RUN_OR_NAME", f"{', '.join(map(repr, estimators))} beside DATA {data!r}",
                             "one estimator, or none for universal")
-    return (estimators or [_UNIVERSAL])[0], Path(data)
+    return (estimators or [NAME])[0], Path(data)

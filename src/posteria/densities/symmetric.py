@@ -159,3 +159,6 @@ def _check(permutations: Tensor, size: int) -> None:
         raise InputError.of("permutations_of", f"{len(permutations)} permutations", f"1 to {_MOST_PERMUTATIONS}")
     if (permutations.sort(-1).values != torch.arange(size, device=permutations.device)).any():
         raise InputError.of("permutations_of", "rows that are not permutations", f"permutations of 0..{size - 1}")
+    identities = int((permutations == torch.arange(size, device=permutations.device)).all(-1).sum())
+    if identities != 1:
+        raise InputError.of("permutations_of", f"{identities} rows that change nothing", "a group: one of them")

@@ -85,7 +85,7 @@ class LinearRegression(_Linear):
         layout = self.layout_of(dataset)
         if isinstance(self.head, InferredNoiseHead) or not layout.has_normal_prior:
             raise UnsupportedError("linear_regression has an exact posterior for known noise and normal priors only")
-        wide = Dataset(dataset.x.double(), _double(dataset.y), dataset.observed, dataset.features)
+        wide = dataset.double()
         location, scale = (m.double().to(dataset.device) for m in layout.prior_moments)
         start = location.expand(len(dataset), -1)
         prior = torch.diag_embed((scale**-2).expand_as(start))
@@ -125,7 +125,3 @@ class LinearClassification(_Linear):
         """Draws of a model fitted to standardised inputs, for inputs in their own units."""
         weights = draws["weights"] / x_scale
         return {"weights": weights, "intercept": draws["intercept"] - (weights * x_location).sum(-1)}
-
-
-def _double(values: Tensor | None) -> Tensor | None:
-    return None if values is None else values.double()

@@ -36,7 +36,7 @@ def check_density(model: Model, dataset: Dataset, num_points: int = 16, seed: in
         >>> check_density(LinearRegression(), Dataset.of([[0.5, 1.0], [1.5, -1.0]], [1.0, 2.0])) < 1e-9
         True
     """
-    dataset, theta = _double(dataset), _points(model, dataset, num_points, seed)
+    dataset, theta = dataset.double(), _points(model, dataset, num_points, seed)
     with torch.no_grad():
         ours = model.log_joint(theta, dataset)
     return float((ours - _at(density_of(model), theta, dataset)).abs().max())
@@ -47,7 +47,7 @@ def check_score(model: Model, dataset: Dataset, num_points: int = 16, seed: int 
 
     Scores are differentiated by torch and by JAX; none of the models' own, written-out scores is used.
     """
-    dataset, theta = _double(dataset), _points(model, dataset, num_points, seed).requires_grad_()
+    dataset, theta = dataset.double(), _points(model, dataset, num_points, seed).requires_grad_()
     (ours,) = torch.autograd.grad(model.log_joint(theta, dataset).sum(), theta)
     theirs = _at(jax.grad(density_of(model)), theta.detach(), dataset)
     return float(((ours - theirs).abs() / (1.0 + ours.abs())).max())
@@ -67,8 +67,3 @@ def _at(function: Any, theta: Tensor, dataset: Dataset) -> Tensor:
         mapped = jax.jit(jax.vmap(function, in_axes=(0, None)))
         values = [numpy.array(mapped(points.numpy(), data_of(dataset, i))) for i, points in enumerate(theta)]
     return torch.from_numpy(numpy.stack(values))
-
-
-def _double(dataset: Dataset) -> Dataset:
-    y = None if dataset.y is None else dataset.y.double()
-    return Dataset(dataset.x.double(), y, dataset.observed, dataset.features)

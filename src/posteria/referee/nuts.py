@@ -108,7 +108,7 @@ class NutsSampler:
             InputError: ``init`` has another shape, or a log joint that is not finite.
         """
         self.model.check(dataset)
-        wide = _double(dataset)
+        wide = dataset.double()
         self._check_init(wide, init)
         self._compile_seconds = 0.0
         parts = [self._run_one(wide[i:i + 1], seed, None if init is None else init[i:i + 1])
@@ -227,11 +227,6 @@ def run_nuts(model: Model, dataset: Dataset, *, num_chains: int = 4, num_warmup:
     """
     sampler = NutsSampler(model, num_chains=num_chains, num_warmup=num_warmup, num_samples=num_samples, **settings)
     return sampler.run(dataset, seed, init)
-
-
-def _double(dataset: Dataset) -> Dataset:
-    y = None if dataset.y is None else dataset.y.double()
-    return Dataset(dataset.x.double(), y, dataset.observed, dataset.features)
 
 
 def _own_seed(dataset: Dataset, seed: int) -> int:

@@ -28,8 +28,8 @@ from posteria.refinement.chains import MAX_R_HAT, overdispersed, run_chains
 from posteria.refinement.modes import Modes, missed_modes
 from posteria.refinement.nested import nested, nests
 from posteria.refinement.problem import Problem
-from posteria.refinement.tailored import Tailored, tailored
-from posteria.refinement.weights import Weights, resample
+from posteria.refinement.tailored import LEAST_ESS, Tailored, tailored
+from posteria.refinement.weights import MAX_PARETO_K, Weights, resample
 
 STATUSES = ("amortized", "reweighted", "refined", "mcmc", "failed")
 AMORTIZED, REWEIGHTED, REFINED, MCMC, FAILED = range(len(STATUSES))
@@ -42,12 +42,9 @@ METHODS: Mapping[str, tuple[int, ...]] = {
 }
 # Rung 2 may draw so many times more than the diagnosis did.
 _MOST_EFFORT = 8
-_LEAST_ESS = 100.0
 # Parameters up to which posteriors with a mode for every relabelling are worth a try with chains, unasked.
 _MOST_WITH_MODES = 256
 _WHY_NO_CHAINS = 'no chains, for too many interchangeable parameters (the method "mcmc" tries them)'
-# k-hat below which weights are reliable, with enough draws.
-_RELIABLE = 0.7
 # Datasets times parameters that get proposals together: what fits in memory with the most draws.
 _MOST_ENTRIES = 2048
 
@@ -179,7 +176,7 @@ def _keep_own(problem: Problem, source: Source, target: Accuracy, outcome: Outco
         return index
     moments = Moments.of(problem.values(source.z), weights.weights)
     seen = _unseen(outcome)
-    good = weights.reliable & (weights.ess >= _LEAST_ESS) & ~seen
+    good = weights.reliable & (weights.ess >= LEAST_ESS) & ~seen
     passed = good & moments.unweighted_passes(target, problem.counted) & allowed
     outcome.settle(index[passed], AMORTIZED, pareto_k=weights.pareto_k[passed], ess=weights.ess[passed],
                    log_evidence=weights.log_evidence[passed])
@@ -219,7 +216,7 @@ def _reweight(problem: Problem, source: Source, target: Accuracy, outcome: Outco
         outcome.spend(tried, source.z.shape[1])
         now = Weights.of(log_joint, log_q)
         effort = Moments.of(part.values(z), now.weights).effort(target, part.counted)
-        done = now.reliable & (effort <= 1.0) & (now.ess >= _LEAST_ESS)
+        done = now.reliable & (effort <= 1.0) & (now.ess >= LEAST_ESS)
         _settle_weighted(outcome, tried[done], REWEIGHTED, z[done], now[done], generator)
         # What is out of reach with the most draws is left to the next rung.
         going = ~done & now.reliable & (effort * z.shape[1] <= _MOST_EFFORT * source.z.shape[1])
@@ -274,7 +271,7 @@ def _refine_part(problem: Problem, z: Tensor, modes: Tensor | None, target: Accu
     if nests(problem):
         answer = nested(problem, z, target, generator, modes is not None)
         left = _settle_parts(outcome, index, answer, "nested", generator)
-        enough = (answer.pareto_k[left] < _RELIABLE) & (modes is None)
+        enough = (answer.pareto_k[left] < MAX_PARETO_K) & (modes is None)
         rest, left = index[left[enough]], left[~enough]
         problem, z, index, modes = problem[left], z[left], index[left], None if modes is None else modes[left]
     if not len(index):

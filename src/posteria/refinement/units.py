@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.special import ndtri_exp
 from torch import Tensor
 
 # Values beyond are continued by a straight line.
@@ -31,6 +30,8 @@ class NormalUnits:
 
         u = Φ⁻¹(F(h)) with F by the trapezoidal rule, from the nearer end, in logarithms.
         """
+        from scipy.special import ndtri_exp
+
         pair = torch.logaddexp(log_density[:, 1:], log_density[:, :-1])
         nothing = torch.full_like(pair[:, :1], -torch.inf)
         below = torch.cat([nothing, pair.logcumsumexp(-1)], -1)

@@ -16,6 +16,8 @@ from posteria.errors import InputError
 # Log weights that differ by less than this are equal up to rounding: their tail is noise.
 _EQUAL = 1e-3
 _LEAST_DRAWS = 25
+# k-hat below which weights can be relied on, given enough draws.
+MAX_PARETO_K = 0.7
 
 
 def load_arviz() -> ModuleType:
@@ -75,7 +77,7 @@ class Weights:
     @property
     def reliable(self) -> Tensor:
         """(B,) bool: k-hat is below min(1 - 1 / log10 S, 0.7) (their equation 13), and all log densities were sound."""
-        limit = min(1.0 - 1.0 / math.log10(self.weights.shape[1]), 0.7)
+        limit = min(1.0 - 1.0 / math.log10(self.weights.shape[1]), MAX_PARETO_K)
         return (self.pareto_k < limit) & (self.bad == 0)
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ def problem_of(model: Model, dataset: Dataset) -> Problem:
     """
     if not model.has_likelihood:
         raise UnsupportedError.of("model", f"{model.name!r}, which can only be simulated", "a model with a likelihood")
-    wide = replace(dataset, x=dataset.x.double(), y=None if dataset.y is None else dataset.y.double())
+    wide = dataset.double()
     joint = ModelLogJoint(model, wide)
     view = _View(model, wide, joint)
     permutations = relabellings(model, joint)
