@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from posteria.errors import InputError
 from posteria.models import NeuralClassification, NeuralRegression
 from posteria.randomness import generator_for
+from posteria.tasks import SimulatedTask
 from posteria.types import Dataset
 
 CASES = [
@@ -94,3 +95,13 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
 def test_bad_class_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         NeuralClassification(**options)
+
+
+def test_scores_in_blocks_of_datasets_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch):
+    model = NeuralRegression(hidden=4)
+    dataset = SimulatedTask(model, (6, 9), (1, 3)).draw(7, generator_for(0))[0].double()
+    theta = torch.randn(7, 3, model.layout_of(dataset).size, dtype=torch.double, generator=generator_for(1))
+    whole = model.likelihood_score(theta, dataset)
+    monkeypatch.setattr("posteria.models.neural._CACHED", 2 * 3 * dataset.x.shape[1] * 4)
+    for value, expected in zip(model.likelihood_score(theta, dataset), whole, strict=True):
+        torch.testing.assert_close(value, expected)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +44,9 @@ class _Tanh(_Activation):
 
 ACTIVATIONS: dict[str, _Activation] = {"relu": _Relu(), "tanh": _Tanh()}
 
+# Hidden activations that stay in a processor's cache from one product to the next: two to four times faster so.
+_CACHED = 2**17
+
 
 @dataclass(frozen=True)
 class _NeuralLine:
@@ -60,13 +63,13 @@ class _NeuralLine:
 
     def pull_back(self, cotangent: Tensor) -> Tensor:
         signals = self._signals(cotangent)
-        parts = [(signal.mT @ level).flatten(2) for signal, level in zip(signals, self.levels, strict=True)]
+        parts = _products(signals, self.levels)
         return torch.cat([parts[0], signals[0].sum(2), *parts[1:]], -1)
 
     def pull_back_squared(self, root: Tensor) -> Tensor:
         # Every square of the Jacobian is a product of squares: of a layer's signal and of its input.
         squares = [(signal**2).sum(-2) for signal in self._root_signals(root)]
-        parts = [(square.mT @ level**2).flatten(2) for square, level in zip(squares, self.levels, strict=True)]
+        parts = _products(squares, [level**2 for level in self.levels])
         return torch.cat([parts[0], squares[0].sum(2), *parts[1:]], -1)
 
     def jacobian(self, root: Tensor) -> Tensor:
@@ -79,7 +82,7 @@ class _NeuralLine:
         """(B, S, N, width) of every layer's input sums, the first layer first, for a cotangent (B, S, N, K)."""
         signals = [cotangent]
         for weight, slope in zip(reversed(self.weights), reversed(self.slopes), strict=True):
-            signals.insert(0, (signals[0] @ weight) * slope)
+            signals.insert(0, (weight.mT @ signals[0].mT).mT * slope)  # in memory as the slopes are
         return signals
 
     def _root_signals(self, root: Tensor) -> list[Tensor]:
@@ -107,6 +110,16 @@ class _Neural(OutputModel):
         axes = dict.fromkeys(self.exchangeable_axes, hidden) | ({"classes": head.num_outputs} if many else {})
         super().__init__(head, _blocks(self.exchangeable_axes, many), axes, priors)
 
+    def likelihood_score(self, theta: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor]:
+        draws, rows = theta.shape[1], dataset.x.shape[1]
+        together = max(_CACHED // (draws * rows * self.hidden), 1)
+        if together >= len(dataset) or theta.device.type != "cpu":
+            return super().likelihood_score(theta, dataset)
+        parts = [super(_Neural, self).likelihood_score(theta[i:i + together], dataset[i:i + together])
+                 for i in range(0, len(dataset), together)]
+        values, scores = zip(*parts, strict=True)
+        return torch.cat(values), torch.cat(scores)
+
     def linearize(self, theta: Tensor, dataset: Dataset) -> _NeuralLine:
         layout, activation = self.layout_of(dataset), ACTIVATIONS[self.activation]
         x = dataset.x * dataset.features[:, None]
@@ -116,7 +129,7 @@ class _Neural(OutputModel):
         for weight in later:
             levels.append(activation(sums))
             slopes.append(activation.slope(levels[-1]))
-            sums = levels[-1] @ weight.mT
+            sums = (weight @ levels[-1].mT).mT
         return _NeuralLine(sums, tuple(levels), tuple(slopes), tuple(later))
 
     def _matrix(self, name: str, theta: Tensor, layout: Layout) -> Tensor:
@@ -178,7 +191,16 @@ def _blocks(hidden_axes: tuple[str, ...], many: bool) -> tuple[Parameter, ...]:
 
 
 def _inputs_times(x: Tensor, weights: Tensor) -> Tensor:
-    """(B, S, N, H) x Wᵀ for x (B, N, D) and weights (B, S, H, D), as one product per dataset."""
-    batch, draws, hidden, columns = weights.shape
-    values = x @ weights.reshape(batch, draws * hidden, columns).mT
-    return values.reshape(batch, -1, draws, hidden).transpose(1, 2)
+    """(B, S, N, H) x Wᵀ for x (B, N, D) and weights (B, S, H, D), as one product per dataset.
+
+    Rows are last in memory: the products that follow take such a transpose as it is, and would copy another order.
+    """
+    return (weights.flatten(1, 2) @ x.mT).unflatten(1, weights.shape[1:3]).mT
+
+
+def _products(signals: Sequence[Tensor], levels: Sequence[Tensor]) -> list[Tensor]:
+    """(B, S, out * in) Gᵀ a per layer, for signals G (B, S, N, out) and inputs a (B, S, N, in); the first has S = 1."""
+    units = signals[0].mT
+    first = (units.flatten(1, 2) @ levels[0][:, 0]).unflatten(1, units.shape[1:3])  # without a copy of x per draw
+    later = [signal.mT @ level for signal, level in zip(signals[1:], levels[1:], strict=True)]
+    return [part.flatten(2) for part in (first, *later)]
