@@ -25,7 +25,8 @@ class _LinearLine:
     x: Tensor  # (B, N, D), zero at padding
 
     def pull_back(self, cotangent: Tensor) -> Tensor:
-        weights = cotangent.transpose(-1, -2) @ self.x[:, None]
+        rows = cotangent.mT  # (B, S, K, N): one product per dataset, without a copy of x per draw
+        weights = (rows.flatten(1, 2) @ self.x).unflatten(1, rows.shape[1:3])
         return torch.cat([weights.flatten(2), cotangent.sum(2)], -1)
 
     def pull_back_squared(self, root: Tensor) -> Tensor:
@@ -57,7 +58,8 @@ class _Linear(OutputModel):
         weights = layout["weights"].take(theta).reshape(batch, draws * outputs, columns)
         intercept = layout["intercept"].take(theta).reshape(batch, draws, 1, outputs)
         x = dataset.x * dataset.features[:, None]
-        values = (x @ weights.mT).reshape(batch, -1, draws, outputs).transpose(1, 2)
+        # Rows are last in memory: what is done per row is then done without a copy.
+        values = (weights @ x.mT).unflatten(1, (draws, outputs)).mT
         return _LinearLine(values + intercept, x)
 
 
