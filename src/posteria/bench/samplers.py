@@ -18,6 +18,7 @@ from torch import Tensor
 from posteria.errors import InputError, UnsupportedError
 from posteria.metrics.convergence import r_hat
 from posteria.models import Model, build_model
+from posteria.models.families import FAMILIES
 from posteria.randomness import generator_for
 from posteria.reference import run_baseline
 from posteria.tasks import SimulatedTask
@@ -101,6 +102,12 @@ class SamplerCase:
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
+def _generalized(family: str, features: int) -> SamplerCase:
+    """Some families have columns of their own, such as a number of trials."""
+    extra = build_model("generalized_linear", family=family).extra_columns
+    return SamplerCase("generalized_linear", features + len(extra), {"family": family})
+
+
 _INFERRED = {"noise": "inferred"}
 _ONE_ROUND = {"hmc": {"rounds": 1}, "nuts": {"attempts": 1}}
 CASES: dict[str, SamplerCase] = {
@@ -119,8 +126,9 @@ CASES: dict[str, SamplerCase] = {
     "nlc_2d": SamplerCase("neural_classification", 2, {"hidden": 4, "activation": "tanh", "temperature": 1.0},
                           predictions, settings=_ONE_ROUND),
     "poisson_5d": SamplerCase("poisson_regression", 6),
-    "glm_gamma_2d": SamplerCase("generalized_linear", 2, {"family": "gamma"}),
+    **{f"glm_{family}_2d": _generalized(family, 2) for family in FAMILIES},
     "hierarchical_1d": SamplerCase("hierarchical", 2),
+    "hierarchical_slopes_1d": SamplerCase("hierarchical", 2, {"varying_slopes": True}),
     "lr_100d": SamplerCase("linear_regression", 100, methods=("hmc", "nuts", "paper_hmc", "paper_langevin")),
 }
 
