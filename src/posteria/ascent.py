@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -35,6 +35,16 @@ class Guess:
     wobble: Tensor
     step: Tensor
     moved: Tensor
+
+    def __getitem__(self, index: Tensor) -> Guess:
+        """That of the chosen datasets."""
+        return Guess(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    def put(self, index: Tensor, other: Guess) -> Guess:
+        """The same, but ``other`` for the chosen datasets."""
+        moved = {name: getattr(self, name).index_copy(0, index, getattr(other, name))
+                 for name in ("z", "score", "wobble", "step", "moved")}
+        return Guess(curvature=self.curvature.put(index, other.curvature), **moved)
 
     @property
     def spread(self) -> Tensor:

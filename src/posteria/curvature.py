@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -13,6 +14,14 @@ class DenseCurvature:
     """The matrix itself, (B, P, P)."""
 
     matrix: Tensor
+
+    def __getitem__(self, index: Tensor) -> DenseCurvature:
+        """That of the chosen datasets."""
+        return DenseCurvature(self.matrix[index])
+
+    def put(self, index: Tensor, other: Self) -> DenseCurvature:
+        """The same, the chosen datasets' replaced."""
+        return DenseCurvature(self.matrix.index_copy(0, index, other.matrix))
 
     def diagonal(self) -> Tensor:
         return self.matrix.diagonal(dim1=-2, dim2=-1)
@@ -31,6 +40,14 @@ class RowCurvature:
 
     rows: Tensor
     prior: Tensor  # (B, P) positive
+
+    def __getitem__(self, index: Tensor) -> RowCurvature:
+        """That of the chosen datasets."""
+        return RowCurvature(self.rows[index], self.prior[index])
+
+    def put(self, index: Tensor, other: Self) -> RowCurvature:
+        """The same, the chosen datasets' replaced."""
+        return RowCurvature(self.rows.index_copy(0, index, other.rows), self.prior.index_copy(0, index, other.prior))
 
     def diagonal(self) -> Tensor:
         return self.prior + (self.rows**2).sum(1)
@@ -58,6 +75,14 @@ class DiagonalCurvature:
     """A diagonal (B, P)."""
 
     values: Tensor
+
+    def __getitem__(self, index: Tensor) -> DiagonalCurvature:
+        """That of the chosen datasets."""
+        return DiagonalCurvature(self.values[index])
+
+    def put(self, index: Tensor, other: Self) -> DiagonalCurvature:
+        """The same, the chosen datasets' replaced."""
+        return DiagonalCurvature(self.values.index_copy(0, index, other.values))
 
     def diagonal(self) -> Tensor:
         return self.values

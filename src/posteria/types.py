@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -180,6 +180,14 @@ class Geometry:
 class Curvature(Protocol):
     """A positive definite matrix (B, P, P) in some form: dense, diagonal plus low rank, or diagonal."""
 
+    def __getitem__(self, index: Tensor) -> Self:
+        """That of the chosen datasets."""
+        ...
+
+    def put(self, index: Tensor, other: Self) -> Self:
+        """The same, but ``other`` for the chosen datasets; both in one form."""
+        ...
+
     def diagonal(self) -> Tensor:
         """(B, P) its diagonal."""
         ...
@@ -207,6 +215,10 @@ class LogJoint(Protocol):
     roles: Tensor  # (P,) long: which parameter block
     groups: Mapping[str, Tensor]  # axis name -> (P,) long index along that axis, -1 where it has none
     dataset: Dataset
+
+    def __getitem__(self, index: Tensor) -> LogJoint:
+        """That of the chosen datasets."""
+        ...
 
     def score(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Log density (B, C) and its gradient (B, C, P) at z (B, C, P); no gradient passes through."""

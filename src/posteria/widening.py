@@ -19,6 +19,45 @@ from posteria.types import Curvature, LogJoint
 # Share of a step taken where the averages are exact, falling to the least; with draws it falls to zero, which
 # averages their noise out.
 _EXACT_WEIGHT, _LEAST_EXACT_WEIGHT = 0.7, 0.3
+# A look that moves centre (in standard deviations) and precision (relatively) by less is the last: what is still to
+# come is about twice as much.
+_SETTLED = 1e-3
+
+
+@torch.no_grad()
+def widened(log_joint: LogJoint, guess: Guess, looks: int, candidates: int, correlated: bool, damping: float,
+            dense_up_to: int) -> list[Guess]:
+    """The guess, and what it is after each of a number of looks (``looks`` + 1 in all).
+
+    Where the model's averages are exact, a dataset whose guess has settled is not looked at again: the others' number
+    of looks does not change its answer.
+
+    Args:
+        log_joint, guess, candidates, correlated, damping, dense_up_to: as for :func:`widen`.
+        looks: how many.
+    """
+    guesses, part = [guess], log_joint
+    going = torch.arange(len(guess.z), device=guess.z.device)
+    for depth in range(looks):
+        if not len(going):
+            return guesses + guesses[-1:] * (looks - depth)
+        whole, before = guesses[-1], guesses[-1] if len(going) == len(guess.z) else guesses[-1][going]
+        after = widen(part, before, depth, candidates, correlated, damping, dense_up_to)
+        guesses.append(after if before is whole else whole.put(going, after))
+        settled = _settled(before, after)
+        if settled.any():
+            going = going[~settled]
+            part = log_joint[going]
+    return guesses
+
+
+def _settled(before: Guess, after: Guess) -> Tensor:
+    """(B,) bool: the last look has changed next to nothing, and not because its weight was low, as it is with draws."""
+    if after.wobble.any() or type(before.curvature) is not type(after.curvature):
+        return torch.zeros_like(after.z[:, 0], dtype=torch.bool)
+    moved = (after.moved.abs() / after.spread).amax(-1)
+    changed = (after.curvature.diagonal() / before.curvature.diagonal()).log().abs().amax(-1)
+    return (moved < _SETTLED) & (changed < _SETTLED)
 
 
 @torch.no_grad()

@@ -22,12 +22,14 @@ from torch.distributions import (
     constraints,
 )
 
+from posteria import widening
 from posteria.ascent import Guess
 from posteria.curvature import DenseCurvature
 from posteria.errors import InputError, UnsupportedError
 from posteria.estimator import Estimator, EstimatorInfo
 from posteria.models import Model, ModelLogJoint, Parameter, build_model
 from posteria.randomness import generator_for
+from posteria.tasks import SimulatedTask
 from posteria.types import Dataset
 from posteria.widening import widen
 from tests.problems import CONJUGATE, climbed, logistic, simulated
@@ -40,6 +42,31 @@ def widened(log_joint: ModelLogJoint, guess: Guess, times: int = WIDENINGS, corr
     for depth in range(times):
         guess = widen(log_joint, guess, depth, 8, correlated, 0.0, dense)
     return guess
+
+
+# -- looks at what has settled -----------------------------------------------------------------------
+@pytest.mark.parametrize("correlated", [True, False])
+def test_datasets_that_have_settled_are_not_looked_at_again(correlated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_model("generalized_linear", family="gamma")
+    dataset = SimulatedTask(model, (6, 12), (1, 3)).draw(12, generator_for(3))[0]
+    log_joint = ModelLogJoint(model, dataset)
+    mode, batches = climbed(log_joint), []
+
+    def counted(part: ModelLogJoint, *rest: Any) -> Guess:
+        batches.append(len(part.dataset))
+        return widen(part, *rest)
+
+    monkeypatch.setattr(widening, "widen", counted)
+    ours = widening.widened(log_joint, mode, 40, 8, correlated, 0.0, DENSE)
+    assert len(ours) == 41
+    assert batches[0] == 12 > batches[-1]
+    assert batches == sorted(batches, reverse=True)
+    every = widened(log_joint, mode, 40, correlated)
+    assert ((ours[-1].z - every.z) / every.spread).abs().max() < 0.02
+    torch.testing.assert_close(ours[-1].spread, every.spread, rtol=0.02, atol=0.0)
+    for i in (0, 5, 11):
+        alone = widening.widened(log_joint[torch.tensor([i])], mode[torch.tensor([i])], 40, 8, correlated, 0.0, DENSE)
+        torch.testing.assert_close(alone[-1].z[0], ours[-1].z[i], rtol=1e-4, atol=1e-4)
 
 
 # -- hostile data --------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from posteria.ascent import Guess, climb
 from posteria.encoders.base import Encoder, EncoderSpec, sizes_of
 from posteria.errors import InputError
 from posteria.types import Context, Dataset, LogJoint
-from posteria.widening import widen
+from posteria.widening import widened
 
 _START_SEED = 2502
 _TOKEN_FEATURES = 9
@@ -47,7 +47,8 @@ class IterativeEncoder(Encoder):
     Args:
         width: token width.
         climbs: at most so many steps towards a mode; ends early when all datasets have converged.
-        widenings: looks at the region that the guess covers.
+        widenings: at most so many looks at the region that the guess covers; where averages are exact, a dataset whose
+            guess has settled (moves below 1e-3 standard deviations) is not looked at again.
         layers: network layers; they read the last so many guesses, the last one again if there are fewer.
         candidates: draws per look (even: they come in antithetic pairs).
         heads: attention heads.
@@ -126,11 +127,9 @@ class IterativeEncoder(Encoder):
     def _search(self, log_joint: LogJoint) -> list[Guess]:
         """One guess per layer: the last of those after the climb and after every widening."""
         damping = _SADDLE_DAMPING if self.exchangeable else 0.0
-        guesses = [climb(log_joint, self._start(log_joint), self.climbs, damping, self.dense_up_to)]
+        mode = climb(log_joint, self._start(log_joint), self.climbs, damping, self.dense_up_to)
         damping = _SADDLE_WIDENING if self.exchangeable else 0.0
-        for depth in range(self.widenings):
-            guesses.append(widen(log_joint, guesses[-1], depth, self.candidates, self.correlated, damping,
-                                 self.dense_up_to))
+        guesses = widened(log_joint, mode, self.widenings, self.candidates, self.correlated, damping, self.dense_up_to)
         missing = len(self.layers) - len(guesses)
         return guesses[-len(self.layers):] + guesses[-1:] * missing
 

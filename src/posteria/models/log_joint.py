@@ -37,6 +37,9 @@ class ModelLogJoint:
         self.roles = self.layout.roles.to(dataset.device)
         self.groups: Mapping[str, Tensor] = {k: v.to(dataset.device) for k, v in self.layout.groups.items()}
 
+    def __getitem__(self, index: Tensor) -> ModelLogJoint:
+        return type(self)(self.model, self.dataset[index])
+
     def theta(self, z: Tensor) -> Tensor:
         return self.location + self.scale * z
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from posteria import widening
 from posteria.ascent import Guess, climb
 from posteria.refinement.problem import Problem
-from posteria.widening import widen
 
 DENSE_UP_TO = 512
 _CLIMBS, _DAMPING, _WIDENINGS, _CANDIDATES = 60, 1.0, 4, 8
@@ -24,9 +24,7 @@ def widened(problem: Problem, z: Tensor) -> Guess:
     """The Gaussian that is best in reverse KL around the mode uphill of z (B, P)."""
     joint = problem.joint
     guess = climb(joint, z, _CLIMBS, _DAMPING, DENSE_UP_TO)
-    for depth in range(_WIDENINGS):
-        guess = widen(joint, guess, depth, _CANDIDATES, True, 0.0, DENSE_UP_TO)
-    return guess
+    return widening.widened(joint, guess, _WIDENINGS, _CANDIDATES, True, 0.0, DENSE_UP_TO)[-1]
 
 
 @dataclass(frozen=True)

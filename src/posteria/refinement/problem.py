@@ -27,6 +27,10 @@ class Counted:
         self.groups: Mapping[str, Tensor] = joint.groups
         self.dataset: Dataset = joint.dataset
 
+    def __getitem__(self, index: Tensor) -> Counted:
+        """That of the chosen datasets, counted anew."""
+        return Counted(self._joint[index])
+
     def score(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`posteria.types.LogJoint.score`."""
         self.evaluations += z.shape[1]

@@ -51,6 +51,10 @@ class LinearLogJoint:
         y = dataset.x.new_zeros(dataset.x.shape[:2]) if dataset.y is None else dataset.y
         self._y = torch.where(dataset.observed, y, 0.0)
 
+    def __getitem__(self, index: Tensor) -> LinearLogJoint:
+        """That of the chosen datasets."""
+        return LinearLogJoint(self.dataset[index])
+
     def score(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Log density (B, C) and its gradient (B, C, P) at z (B, C, P)."""
         z = torch.where(self.active[:, None], z, 0.0)
