@@ -111,14 +111,16 @@ class _Neural(OutputModel):
         super().__init__(head, _blocks(self.exchangeable_axes, many), axes, priors)
 
     def likelihood_score(self, theta: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor]:
-        draws, rows = theta.shape[1], dataset.x.shape[1]
-        together = max(_CACHED // (draws * rows * self.hidden), 1)
-        if together >= len(dataset) or theta.device.type != "cpu":
+        together = max(_CACHED // (dataset.x.shape[1] * self.hidden), 1)  # networks
+        batch, draws = theta.shape[:2]
+        if batch * draws <= together or theta.device.type != "cpu":
             return super().likelihood_score(theta, dataset)
-        parts = [super(_Neural, self).likelihood_score(theta[i:i + together], dataset[i:i + together])
-                 for i in range(0, len(dataset), together)]
-        values, scores = zip(*parts, strict=True)
-        return torch.cat(values), torch.cat(scores)
+        datasets = max(together // draws, 1)
+        if datasets < batch:
+            starts = range(0, batch, datasets)
+            return _joined([self.likelihood_score(theta[i:i + datasets], dataset[i:i + datasets]) for i in starts], 0)
+        score = super().likelihood_score
+        return _joined([score(part, dataset) for part in theta.split(together, 1)], 1)
 
     def linearize(self, theta: Tensor, dataset: Dataset) -> _NeuralLine:
         layout, activation = self.layout_of(dataset), ACTIVATIONS[self.activation]
@@ -188,6 +190,11 @@ def _blocks(hidden_axes: tuple[str, ...], many: bool) -> tuple[Parameter, ...]:
     second = (Parameter("hidden2_weights", ("hidden2", "hidden")),) if len(hidden_axes) == 2 else ()
     outputs = ("classes",) if many else ()
     return (*first, *second, Parameter("output_weights", (*outputs, hidden_axes[-1])))
+
+
+def _joined(parts: Sequence[tuple[Tensor, Tensor]], axis: int) -> tuple[Tensor, Tensor]:
+    values, scores = zip(*parts, strict=True)
+    return torch.cat(values, axis), torch.cat(scores, axis)
 
 
 def _inputs_times(x: Tensor, weights: Tensor) -> Tensor:
