@@ -128,7 +128,6 @@ CASES: dict[str, SamplerCase] = {
     "poisson_5d": SamplerCase("poisson_regression", 6),
     **{f"glm_{family}_2d": _generalized(family, 2) for family in FAMILIES},
     "hierarchical_1d": SamplerCase("hierarchical", 2),
-    "hierarchical_slopes_1d": SamplerCase("hierarchical", 2, {"varying_slopes": True}),
     "lr_100d": SamplerCase("linear_regression", 100, methods=("hmc", "nuts", "paper_hmc", "paper_langevin")),
 }
 
