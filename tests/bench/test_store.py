@@ -24,6 +24,14 @@ def test_a_result_comes_back_as_it_went_in(tmp_path: Path) -> None:
     assert again.get("nothing") is None
 
 
+def test_opening_and_reading_change_no_byte(tmp_path: Path) -> None:
+    path = tmp_path / "results.sqlite"
+    ResultStore(path).add(RESULT)
+    before = path.read_bytes()
+    assert ResultStore(path).results() == [RESULT]
+    assert path.read_bytes() == before
+
+
 def test_the_same_key_is_replaced(tmp_path: Path) -> None:
     store = ResultStore(tmp_path / "results.sqlite")
     store.add(RESULT)

@@ -121,11 +121,11 @@ def fine_tune(model: Model, cases: TableCases, theta: Tensor, steps: int, every:
     Returns:
         (B, 1 + steps // every) mean test error of the draws: before the first step, and after every so many.
     """
-    point = theta.clone().requires_grad_()
+    point = theta.clone()
     adam = torch.optim.Adam([point], lr=RATE, weight_decay=1.0)
     errors = [held_out_error(model, point, cases.held_out)]
     for step in range(1, steps + 1):
-        point.grad = -model.likelihood_score(point.detach(), cases.dataset)[1]
+        point.grad = -model.likelihood_score(point, cases.dataset)[1]
         adam.step()
         if step % every == 0:
             errors.append(held_out_error(model, point, cases.held_out))

@@ -87,8 +87,9 @@ class ResultStore:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version > _VERSION:
                 raise CheckpointError(f"{path}: result store of version {version}; takes up to {_VERSION}")
-            connection.execute(_SCHEMA)
-            connection.execute(f"PRAGMA user_version = {_VERSION}")
+            if version < _VERSION:  # a file of this version is only read: opening it changes no byte
+                connection.execute(_SCHEMA)
+                connection.execute(f"PRAGMA user_version = {_VERSION}")
 
     def __contains__(self, key: str) -> bool:
         with self._connection() as connection:

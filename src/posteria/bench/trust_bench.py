@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from posteria.bench.runner import Figures
+from posteria.bench.runner import CaseCell, Figures
 from posteria.bench.scales import Scale
 from posteria.bench.store import key_of
 from posteria.bench.trust_accuracy import Errors, Reference, errors_of, reference_of
@@ -72,31 +72,12 @@ SIZES: Mapping[str, Sizes] = {
 
 
 @dataclass(frozen=True)
-class _Labelled:
-    """What every cell of this bench says of itself."""
-
-    scale: Scale
-    seed: int = 0
-
-    @property
-    def bench(self) -> str:
-        return BENCH
-
-    @property
-    def scale_name(self) -> str:
-        return self.scale.name
-
-
-@dataclass(frozen=True)
-class TrustCell(_Labelled):
+class TrustCell(CaseCell):
     """A case under a shift; see :class:`posteria.bench.runner.Cell`."""
 
-    case: str = "gm_2d"
-    shift: str = "in_distribution"
-
-    @property
-    def setup_key(self) -> str:
-        return self.case
+    BENCH = BENCH
+    shift: str = IN_DISTRIBUTION
+    seed: int = 0
 
     @property
     def method_key(self) -> str:
@@ -142,14 +123,12 @@ class TrustCell(_Labelled):
 
 
 @dataclass(frozen=True)
-class BrokenCell(_Labelled):
+class BrokenCell(CaseCell):
     """A kind of wrong posterior; see :class:`posteria.bench.runner.Cell`."""
 
-    fault: str = "too_narrow"
-
-    @property
-    def setup_key(self) -> str:
-        return BROKEN
+    BENCH = BENCH
+    fault: str
+    seed: int = 0
 
     @property
     def method_key(self) -> str:
@@ -182,8 +161,8 @@ def trust_cells(scale: Scale, cases: Sequence[str] = (), shifts: Sequence[str] =
     wanted = _chosen("case", cases, [*CASES, BROKEN])
     changes = _chosen("shift", shifts, list(SHIFTS))
     broken = BROKEN in wanted and (BROKEN in cases or not shifts)
-    found: list[TrustCell | BrokenCell] = [BrokenCell(scale, fault=name) for name in FAULTS] if broken else []
-    return found + [TrustCell(scale, case=case, shift=shift) for shift in changes for case in wanted
+    found: list[TrustCell | BrokenCell] = [BrokenCell(scale, BROKEN, name) for name in FAULTS] if broken else []
+    return found + [TrustCell(scale, case, shift) for shift in changes for case in wanted
                     if case != BROKEN and CASES[case].columns >= SHIFTS[shift].least_features]
 
 
