@@ -14,6 +14,7 @@ import os
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,11 +25,13 @@ from torch import Tensor, nn
 
 from posteria.densities import DENSITIES
 from posteria.densities.base import Density
+from posteria.densities.collapsed import CollapsedTheta
 from posteria.densities.symmetric import Symmetrised, permutations_of_axis
 from posteria.encoders import ENCODERS
 from posteria.encoders.base import Encoder, EncoderSpec
 from posteria.errors import CheckpointError, DataError, InputError, UnsupportedError
 from posteria.models import Model, build_model, model_to_json
+from posteria.models.collapsed import CollapsedLogJoint, conjugate_places
 from posteria.models.log_joint import ModelLogJoint
 from posteria.posterior import Encoding, Posterior
 from posteria.randomness import generator_for
@@ -101,15 +104,16 @@ class Estimator(nn.Module):
         self.model = model
         self.info = info or EstimatorInfo(columns=(1, 100))
         self.encoder_part, self.density_part = Part.of(encoder), Part.of(density)
+        # What can be integrated out is left to its exact posterior given the rest (densities.collapsed).
+        self.collapsed = bool(self.density_part.options.get("collapse", False))
         # What training datasets look like; None where nobody has looked (see familiarise).
         self.familiarity: Familiarity | None = None
         # Encoders may run in lower precision (training sets this); likelihoods never do.
         self.encoder_dtype: torch.dtype | None = None
         most = self.info.columns[1]
-        correlated = DENSITIES[self.density_part.name].correlated if self.density_part.name in DENSITIES else True
-        self.encoder: Encoder = _build(ENCODERS, "encoder", self.encoder_part, _spec(model, most, correlated))
+        self.encoder: Encoder = _build(ENCODERS, "encoder", self.encoder_part, self._spec(model))
         fixed = self.info.columns[0] == most or not self.encoder.free_size
-        num_parameters = model.layout(most).size if fixed else None
+        num_parameters = _num_parameters(model, most, self.collapsed) if fixed else None
         context = ContextSpec(self.encoder.summary_dim, self.encoder.token_dim, num_parameters, self.encoder.located)
         self.density: Density = _build_density(self.density_part, context, model)
 
@@ -130,7 +134,7 @@ class Estimator(nn.Module):
             raise UnsupportedError("density: made for one number of parameters; takes an estimator of any number of "
                                    "columns")
         other = copy.copy(self)
-        encoder = self.encoder.for_spec(_spec(model, self.info.columns[1], self.density.correlated))
+        encoder = self.encoder.for_spec(self._spec(model))
         other._modules = {**self._modules, "encoder": encoder}
         other.model, other.familiarity = model, None
         return other
@@ -171,15 +175,31 @@ class Estimator(nn.Module):
 
     def distribution(self, dataset: Dataset) -> ThetaDistribution:
         """q(theta | D) for datasets as :meth:`prepare` returns them, differentiable in the weights."""
-        return self.density(self.context(dataset))
+        return self._distribution(self.context(dataset), dataset)
 
     def context(self, dataset: Dataset) -> Context:
         """What the encoder makes of datasets as :meth:`prepare` returns them."""
-        log_joint = ModelLogJoint(self.model, dataset)
+        log_joint = CollapsedLogJoint(self.model, dataset) if self.collapsed else ModelLogJoint(self.model, dataset)
         autocast = nullcontext() if self.encoder_dtype is None else torch.autocast(
             dataset.device.type, self.encoder_dtype)
         with autocast:
             return self.encoder(dataset, log_joint)
+
+    def _distribution(self, context: Context, dataset: Dataset) -> ThetaDistribution:
+        base = self.density(context)
+        if not self.collapsed:
+            return base
+        places = conjugate_places(self.model, dataset.x.shape[-1]).to(dataset.device)
+        conditional = partial(self.model.conditional, dataset=dataset)
+        return CollapsedTheta(base, conditional, places, self.model.active(dataset))
+
+    def _spec(self, model: Model) -> EncoderSpec:
+        name = self.density_part.name
+        correlated = DENSITIES[name].correlated if name in DENSITIES else True
+        # What is left of a collapsed network is looked for around the prior's centre, where its symmetries hold.
+        exchangeable = bool(model.exchangeable_axes) and not self.collapsed
+        return EncoderSpec(self.info.columns[1], model.target != "none", getattr(model, "num_classes", 0),
+                           len(model.parameters), exchangeable, correlated)
 
     def forward(self, dataset: Dataset) -> ThetaDistribution:
         return self.distribution(dataset)
@@ -196,7 +216,7 @@ class Estimator(nn.Module):
         try:
             prepared = self.prepare(dataset.to(self.device))
             context = self.context(prepared)
-            return Posterior(self.model, prepared, self.density(context), self.info,
+            return Posterior(self.model, prepared, self._distribution(context, prepared), self.info,
                              encoding=Encoding(context.summary, self.familiarity))
         finally:
             self.train(was_training)
@@ -345,9 +365,9 @@ def build_model_of(description: Mapping[str, Any], folder: Path) -> Model:
     return build_model(named["name"], priors=named.get("priors"), **named.get("options", {}))
 
 
-def _spec(model: Model, columns: int, correlated: bool) -> EncoderSpec:
-    return EncoderSpec(columns, model.target != "none", getattr(model, "num_classes", 0), len(model.parameters),
-                       bool(model.exchangeable_axes), correlated)
+def _num_parameters(model: Model, columns: int, collapsed: bool) -> int:
+    """How many parameters a density for this many columns has."""
+    return int((~conjugate_places(model, columns)).sum()) if collapsed else model.layout(columns).size
 
 
 def _build(registry: Mapping[str, Any], kind: str, part: Part, spec: Any) -> Any:
@@ -362,6 +382,7 @@ def _build(registry: Mapping[str, Any], kind: str, part: Part, spec: Any) -> Any
 def _build_density(part: Part, spec: ContextSpec, model: Model) -> Density:
     options = dict(part.options)
     symmetrise = options.pop("symmetrise", False)
+    options.pop("collapse", None)  # done by the estimator, which has the data
     density = _build(DENSITIES, "density", Part(part.name, options), spec)
     if not symmetrise:
         return density

@@ -40,8 +40,8 @@ _LAPTOP_RECIPE = {"batch_size": 32, "learning_rate": 2e-3}
 _LAPTOP_ITERATIVE_STEPS = {"gaussian_mean": (200, 200), "gaussian_mixture": (150, 150), "linear_regression": (200, 200),
                            "linear_classification": (150, 150), "nonlinear_regression": (60, 60),
                            "nonlinear_classification": (40, 40)}
-# With a longer search, or more classes, a step costs more, and there is less to learn.
-_LAPTOP_LONG_SEARCH_STEPS = (20, 30)
+# With a longer search, or more classes, a step costs more, and there is less to learn; with none, the other way round.
+_LAPTOP_LONG_SEARCH_STEPS, _LAPTOP_COLLAPSED_STEPS = 30, 60
 _LAPTOP_MANY_CLASSES_STEPS = 10
 _SMOKE_STEPS, _SMOKE_ITERATIVE_STEPS, _SMOKE_BATCH = 10, 2, 8
 _SMOKE_SEARCH = {"climbs": 2, "widenings": 1, "candidates": 2}
@@ -76,8 +76,8 @@ class Scale:
         iterative = encoder == "iterative"
         if self.name == "smoke":
             return _SMOKE_ITERATIVE_STEPS if iterative else _SMOKE_STEPS
-        if self.name == "laptop" and density == OWN and _searches_long(setup):
-            return _LAPTOP_LONG_SEARCH_STEPS[setup.large]
+        if self.name == "laptop" and density == OWN and _is_fixed_regression_network(setup):
+            return _LAPTOP_LONG_SEARCH_STEPS if setup.large else _LAPTOP_COLLAPSED_STEPS
         if self.name == "laptop" and iterative and setup.task == "nonlinear_classification" and setup.classes > 2:
             return _LAPTOP_MANY_CLASSES_STEPS
         if self.name == "laptop":
@@ -144,12 +144,16 @@ def _search(setup: Setup) -> dict[str, Any]:
     return {}
 
 
-# Regression networks of a fixed size gain from more looks at a few features, and from a longer climb at many. Those of
-# any size meet real tables too, where a longer climb only fits the noise closer.
-_LONG_SEARCH: tuple[dict[str, Any], dict[str, Any]] = (
-    {"encoder": {"name": "iterative", "options": {"widenings": 100, "candidates": 16}}, "batch_size": 16},
-    {"encoder": {"name": "iterative", "options": {"candidates": 4, "climbs": 60}}, "batch_size": 16},
-)
+# Given its hidden weights, the output weights of a regression network have a known posterior. With a few features the
+# hidden ones then stay close to their prior, where the density starts; there is nothing to search for.
+_COLLAPSED: dict[str, Any] = {
+    "density": {"name": "gaussian", "options": {"collapse": True}},
+    "encoder": {"name": "iterative", "options": {"climbs": 0, "widenings": 0}}}
+# With many features they do not, and what is best per draw is a long climb to one mode. Networks of any size meet real
+# tables too, where a longer climb only fits the noise closer.
+_LONG_CLIMB: dict[str, Any] = {
+    "density": {"name": "low_rank"},
+    "encoder": {"name": "iterative", "options": {"candidates": 4, "climbs": 60}}, "batch_size": 16}
 
 
 # Networks of any number of features are trained with a search that 100 of them can afford.
@@ -159,7 +163,7 @@ _LONG_LOOKS = {"climbs": 80, "widenings": 64, "candidates": 8}
 _GAINS_AT_TEST = (("nonlinear_regression", "relu", 0), ("nonlinear_classification", "tanh", 2))
 
 
-def _searches_long(setup: Setup) -> bool:
+def _is_fixed_regression_network(setup: Setup) -> bool:
     return setup.task == "nonlinear_regression" and not setup.variable
 
 
@@ -168,8 +172,10 @@ def _own(setup: Setup, objective: str) -> dict[str, Any]:
     if setup.task == "gaussian_mixture":
         flow = {"density": {"name": "spline_flow", "options": {"symmetrise": True}}}
         return flow | _batch_of_labellings(setup)
+    if _is_fixed_regression_network(setup):
+        return dict(_LONG_CLIMB if setup.large else _COLLAPSED)
     if setup.task.startswith("nonlinear"):
-        return {"density": {"name": "low_rank"}} | (_LONG_SEARCH[setup.large] if _searches_long(setup) else {})
+        return {"density": {"name": "low_rank"}}
     if setup.task == "linear_classification" and setup.large:
         return _mean_field_classification(setup)
     return {"density": {"name": "full"}}

@@ -158,6 +158,24 @@ class Model(ABC):
         """
         return None
 
+    # -- parameters that can be integrated out ------------------------------------------------
+    def conjugate(self, layout: Layout) -> Tensor:
+        """(P,) bool: the parameters whose posterior is normal, and known, given the others; none by default."""
+        return torch.zeros(layout.size, dtype=torch.bool)
+
+    def conditional(self, theta: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor]:
+        """That posterior given the others' values in theta (B, C, P); differentiable in them.
+
+        Returns:
+            Its mean (B, C, R), zero at inactive parameters, and the lower Cholesky factor of its precision
+            (B, C, R, R), with identity rows and columns there.
+
+        Raises:
+            UnsupportedError: :meth:`conjugate` names none.
+        """
+        raise UnsupportedError(f"{self.name or type(self).__name__} has no parameters whose posterior given the others "
+                               "is known")
+
     def _dense_curvature(self, point: Tensor, score: Tensor, dataset: Dataset) -> Tensor:
         """(B, C, P, P), detached: exact negative Hessian when small, else the sum of outer row scores."""
         size = point.shape[-1]

@@ -45,12 +45,17 @@ class _Linear(OutputModel):
     """f(x) = W x + b, with one row of W per output."""
 
     linear_outputs: ClassVar[bool] = True
+    linear_blocks: ClassVar[tuple[str, ...]] = ("weights", "intercept")
 
     def __init__(self, head: Head, priors: Mapping[str, Distribution] | None):
         many = head.target == "class"
         outputs = ("classes",) if many else ()
         parameters = (Parameter("weights", (*outputs, FEATURES)), Parameter("intercept", outputs))
         super().__init__(head, parameters, {"classes": head.num_outputs} if many else {}, priors)
+
+    def design(self, theta: Tensor, dataset: Dataset) -> Tensor:
+        x = dataset.x * dataset.features[:, None]
+        return torch.cat([x, torch.ones_like(x[..., :1])], -1)[:, None]
 
     def linearize(self, theta: Tensor, dataset: Dataset) -> _LinearLine:
         layout, outputs = self.layout_of(dataset), self.head.num_outputs

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -96,6 +97,8 @@ class _NeuralLine:
 class _Neural(OutputModel):
     """f(x) = W_out a(... a(W x + b)); one axis per hidden layer, so that tokens can be grouped by unit."""
 
+    linear_blocks: ClassVar[tuple[str, ...]] = ("output_weights",)
+
     def __init__(self, head: Head, hidden: int, layers: int, activation: str,
                  priors: Mapping[str, Distribution] | None):
         if not isinstance(hidden, int) or hidden < 1:
@@ -109,6 +112,9 @@ class _Neural(OutputModel):
         many = head.target == "class"
         axes = dict.fromkeys(self.exchangeable_axes, hidden) | ({"classes": head.num_outputs} if many else {})
         super().__init__(head, _blocks(self.exchangeable_axes, many), axes, priors)
+
+    def design(self, theta: Tensor, dataset: Dataset) -> Tensor:
+        return self.linearize(theta, dataset).levels[-1]
 
     def likelihood_score(self, theta: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor]:
         together = max(_CACHED // (dataset.x.shape[1] * self.hidden), 1)  # networks

@@ -19,8 +19,8 @@ from torch.nn import functional
 from posteria.errors import DataError
 from posteria.models.base import Model, Spread
 from posteria.models.extra_columns import ExtraColumn, check_at_most
-from posteria.models.heads import Extra, Head
-from posteria.models.parameters import Parameter
+from posteria.models.heads import Extra, GaussianHead, Head
+from posteria.models.parameters import Layout, Parameter
 from posteria.randomness import seeded
 from posteria.types import Dataset, Geometry
 
@@ -50,6 +50,7 @@ class OutputModel(Model):
 
     curvature_is_positive = True
     linear_outputs: ClassVar[bool] = False  # the outputs are linear in theta (not in x)
+    linear_blocks: ClassVar[tuple[str, ...]] = ()  # the blocks in which they are, whatever the others are
 
     def __init__(self, head: Head, parameters: tuple[Parameter, ...], axes: Mapping[str, int],
                  priors: Mapping[str, Distribution] | None, columns: tuple[ExtraColumn, ...] = ()):
@@ -158,6 +159,35 @@ class OutputModel(Model):
     def likelihood_precision(self, theta: Tensor, dataset: Dataset) -> Tensor:
         rows = self.likelihood_rows(theta, dataset)
         return rows.mT @ rows
+
+    def design(self, theta: Tensor, dataset: Dataset) -> Tensor:
+        """(B, C or 1, N, R) coefficients of the ``linear_blocks`` in the single output, at the others' theta."""
+        raise NotImplementedError
+
+    def conjugate(self, layout: Layout) -> Tensor:
+        named = torch.zeros(layout.size, dtype=torch.bool)
+        if isinstance(self.head, GaussianHead):
+            for name in self.linear_blocks:
+                named[layout[name].span] = True
+        return named if bool(layout.normal[named].all()) else torch.zeros_like(named)
+
+    def conditional(self, theta: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor]:
+        """Bayesian linear regression on :meth:`design` (Bishop 2006, eq. 3.50), in double precision inside."""
+        self._check_theta(theta, dataset)
+        layout, kind = self.layout_of(dataset), theta.dtype
+        places = self.conjugate(layout)
+        if not places.any():
+            return super().conditional(theta, dataset)
+        location, scale = (moment[places].double().to(theta.device) for moment in layout.prior_moments)
+        active = self.active(dataset)[:, None, places]
+        root = self.head.root(theta.new_zeros(*theta.shape[:2], dataset.x.shape[1], 1), self._extra(theta, dataset))
+        root = (root[..., 0].double() * dataset.observed[:, None, :, None]).expand(*theta.shape[:2], -1, -1)
+        design = self.design(theta, dataset).double() * root * active[..., None, :]
+        residual = _target(dataset).double()[..., None] * root - design @ location[:, None]
+        prior = torch.where(active, scale**-2, 1.0)
+        factor = torch.linalg.cholesky(design.mT @ design + torch.diag_embed(prior))
+        mean = location + torch.cholesky_solve(design.mT @ residual, factor)[..., 0]
+        return torch.where(active, mean, 0.0).to(kind), factor.to(kind)
 
     def simulate(self, theta: Tensor, inputs: Dataset, generator: torch.Generator | None = None) -> Dataset:
         with seeded(generator):

@@ -47,6 +47,7 @@ def check_model(model: Model, num_columns: int, seed: int = 0, exact_curvature: 
     check_exchangeable(model, num_columns, seed)
     check_prediction(model, num_columns, seed)
     check_exact_posterior(model, num_columns, seed)
+    check_conditional(model, num_columns, seed)
 
 
 def example(model: Model, num_columns: int, seed: int = 0, num_datasets: int = 3, rows: int = 7,
@@ -320,6 +321,30 @@ def check_exact_posterior(model: Model, num_columns: int, seed: int = 0) -> None
     location, scale = (m.double().expand_as(padded.loc) for m in model.layout(num_columns).prior_moments)
     torch.testing.assert_close(padded.loc[:, ~active], location[:, ~active], msg=_named("inactive means"))
     torch.testing.assert_close(padded.variance[:, ~active], scale[:, ~active] ** 2, msg=_named("inactive variances"))
+
+
+def check_conditional(model: Model, num_columns: int, seed: int = 0) -> None:
+    """Given the others, the conjugate parameters have the posterior that the model says.
+
+    Moving them changes the log joint by as much as its log density, and by nothing else; padded rows and features that
+    a dataset lacks change nothing.
+    """
+    places = model.conjugate(model.layout(num_columns))
+    if not places.any():
+        return
+    dataset, theta = example(model, num_columns, seed)
+    mean, factor = model.conditional(theta, dataset)
+    moved = theta.clone()
+    moved[..., places] = mean + 0.5 * torch.randn(mean.shape, generator=generator_for(seed, 4), dtype=mean.dtype)
+    heights = []
+    for each in (theta, moved):
+        noise = factor.mT @ (each[..., places] - mean)[..., None]
+        heights.append(model.log_joint(each, dataset) + 0.5 * noise.square().sum((-1, -2)))
+    torch.testing.assert_close(*heights, msg=_named("conditional posterior against the log joint"))
+    torch.testing.assert_close(model.conditional(moved, dataset)[0], mean, msg=_named("it reads the others only"))
+    padded = dataset.padded(dataset.x.shape[1] + 3, num_columns)
+    for once, again in zip((mean, factor), model.conditional(theta, padded), strict=True):
+        torch.testing.assert_close(again, once, msg=_named("conditional posterior of padded rows"))
 
 
 def check_simulator_says_so(model: Model, num_columns: int, seed: int = 0) -> None:
