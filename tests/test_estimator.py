@@ -19,8 +19,9 @@ from posteria import estimator as estimator_module
 from posteria.densities import DENSITIES
 from posteria.encoders import ENCODERS
 from posteria.errors import CheckpointError, DataError, InputError, UnsupportedError
-from posteria.estimator import DESCRIPTION, WEIGHTS, Estimator, EstimatorInfo, Part
+from posteria.estimator import DESCRIPTION, WEIGHTS, Estimator, EstimatorInfo
 from posteria.models import MODELS, CustomModel, LinearRegression, Model, Parameter, build_model
+from posteria.parts import Part
 from posteria.randomness import generator_for
 from posteria.types import Dataset
 

@@ -10,10 +10,11 @@ from torch.distributions import HalfNormal, Laplace, Normal
 
 from posteria.bench.trust_shifts import SHIFTS, draw_shifted
 from posteria.errors import InputError, UnsupportedError
-from posteria.estimator import Estimator, EstimatorInfo, Part
+from posteria.estimator import Estimator, EstimatorInfo
 from posteria.every_model import Universal
 from posteria.models import build_model
 from posteria.models.repriored import repriored
+from posteria.parts import Part
 from posteria.training import TrainConfig, build, train
 
 SHARED = {"name": "iterative", "options": {"shared": True, "lines": True}}

@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from posteria.estimator import Estimator, EstimatorInfo, Part
+from posteria.estimator import Estimator, EstimatorInfo
 from posteria.models import MODELS, Model, build_model
+from posteria.parts import Part
 from posteria.randomness import generator_for
 from posteria.types import Dataset
 

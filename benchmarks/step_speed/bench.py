@@ -27,10 +27,11 @@ from report import write_report
 from torch import Tensor, nn
 
 from posteria.encoders import transformer
-from posteria.estimator import Estimator, EstimatorInfo, Part
+from posteria.estimator import Estimator, EstimatorInfo
 from posteria.models import LinearRegression
 from posteria.objectives import ReverseKL
 from posteria.objectives.base import Step
+from posteria.parts import Part
 from posteria.randomness import generator_for
 from posteria.tasks import SimulatedTask
 from posteria.types import Dataset

@@ -14,7 +14,6 @@ import os
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,20 +22,17 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from posteria.densities import DENSITIES
 from posteria.densities.base import Density
-from posteria.densities.collapsed import CollapsedTheta
-from posteria.densities.symmetric import Symmetrised, permutations_of_axis
-from posteria.encoders import ENCODERS
-from posteria.encoders.base import Encoder, EncoderSpec
-from posteria.errors import CheckpointError, DataError, InputError, UnsupportedError
+from posteria.encoders.base import Encoder
+from posteria.errors import CheckpointError, DataError, UnsupportedError
 from posteria.models import Model, build_model, model_to_json
-from posteria.models.collapsed import CollapsedLogJoint, conjugate_places
+from posteria.models.collapsed import CollapsedLogJoint
 from posteria.models.log_joint import ModelLogJoint
+from posteria.parts import Part, build_density, build_encoder, completed, encoder_spec, is_collapsed
 from posteria.posterior import Encoding, Posterior
 from posteria.randomness import generator_for
 from posteria.trust.familiarity import Familiarity, learn_familiarity
-from posteria.types import Context, ContextSpec, Dataset, ThetaDistribution
+from posteria.types import Context, Dataset, ThetaDistribution
 
 FORMAT = "posteria-estimator"
 FORMAT_VERSION = 1
@@ -45,20 +41,6 @@ _REFERENCE, _FAMILIARITY = "reference.", "familiarity."
 _KEYS = ("format_version", "model", "encoder", "density", "info", "signature", "sha256")
 # Reference log densities may move by this much between machines (float32 sums in another order).
 _TOLERANCE = 1e-2
-
-
-@dataclass(frozen=True)
-class Part:
-    """A registered encoder or density by name, with the JSON options of its constructor."""
-
-    name: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, part: str | Part | Mapping[str, Any]) -> Part:
-        if isinstance(part, Part):
-            return part
-        return cls(part) if isinstance(part, str) else cls(**part)
 
 
 @dataclass(frozen=True)
@@ -104,18 +86,14 @@ class Estimator(nn.Module):
         self.model = model
         self.info = info or EstimatorInfo(columns=(1, 100))
         self.encoder_part, self.density_part = Part.of(encoder), Part.of(density)
-        # What can be integrated out is left to its exact posterior given the rest (densities.collapsed).
-        self.collapsed = bool(self.density_part.options.get("collapse", False))
         # What training datasets look like; None where nobody has looked (see familiarise).
         self.familiarity: Familiarity | None = None
         # Encoders may run in lower precision (training sets this); likelihoods never do.
         self.encoder_dtype: torch.dtype | None = None
         most = self.info.columns[1]
-        self.encoder: Encoder = _build(ENCODERS, "encoder", self.encoder_part, self._spec(model))
+        self.encoder: Encoder = build_encoder(self.encoder_part, encoder_spec(model, most, self.density_part))
         fixed = self.info.columns[0] == most or not self.encoder.free_size
-        num_parameters = _num_parameters(model, most, self.collapsed) if fixed else None
-        context = ContextSpec(self.encoder.summary_dim, self.encoder.token_dim, num_parameters, self.encoder.located)
-        self.density: Density = _build_density(self.density_part, context, model)
+        self.density: Density = build_density(self.density_part, self.encoder, model, most if fixed else None)
 
     @property
     def fixed_size(self) -> bool:
@@ -134,7 +112,7 @@ class Estimator(nn.Module):
             raise UnsupportedError("density: made for one number of parameters; takes an estimator of any number of "
                                    "columns")
         other = copy.copy(self)
-        encoder = self.encoder.for_spec(self._spec(model))
+        encoder = self.encoder.for_spec(encoder_spec(model, self.info.columns[1], self.density_part))
         other._modules = {**self._modules, "encoder": encoder}
         other.model, other.familiarity = model, None
         return other
@@ -179,7 +157,7 @@ class Estimator(nn.Module):
 
     def context(self, dataset: Dataset) -> Context:
         """What the encoder makes of datasets as :meth:`prepare` returns them."""
-        log_joint = CollapsedLogJoint(self.model, dataset) if self.collapsed else ModelLogJoint(self.model, dataset)
+        log_joint = (CollapsedLogJoint if is_collapsed(self.density_part) else ModelLogJoint)(self.model, dataset)
         autocast = nullcontext() if self.encoder_dtype is None else torch.autocast(
             dataset.device.type, self.encoder_dtype)
         with autocast:
@@ -187,19 +165,7 @@ class Estimator(nn.Module):
 
     def _distribution(self, context: Context, dataset: Dataset) -> ThetaDistribution:
         base = self.density(context)
-        if not self.collapsed:
-            return base
-        places = conjugate_places(self.model, dataset.x.shape[-1]).to(dataset.device)
-        conditional = partial(self.model.conditional, dataset=dataset)
-        return CollapsedTheta(base, conditional, places, self.model.active(dataset))
-
-    def _spec(self, model: Model) -> EncoderSpec:
-        name = self.density_part.name
-        correlated = DENSITIES[name].correlated if name in DENSITIES else True
-        # What is left of a collapsed network is looked for around the prior's centre, where its symmetries hold.
-        exchangeable = bool(model.exchangeable_axes) and not self.collapsed
-        return EncoderSpec(self.info.columns[1], model.target != "none", getattr(model, "num_classes", 0),
-                           len(model.parameters), exchangeable, correlated)
+        return completed(base, self.model, dataset) if is_collapsed(self.density_part) else base
 
     def forward(self, dataset: Dataset) -> ThetaDistribution:
         return self.distribution(dataset)
@@ -363,47 +329,6 @@ def build_model_of(description: Mapping[str, Any], folder: Path) -> Model:
         raise CheckpointError(f"{folder}: trained for a user's own model, whose code is not stored; "
                               "takes Estimator.load(path, model=...)")
     return build_model(named["name"], priors=named.get("priors"), **named.get("options", {}))
-
-
-def _num_parameters(model: Model, columns: int, collapsed: bool) -> int:
-    """How many parameters a density for this many columns has."""
-    return int((~conjugate_places(model, columns)).sum()) if collapsed else model.layout(columns).size
-
-
-def _build(registry: Mapping[str, Any], kind: str, part: Part, spec: Any) -> Any:
-    if part.name not in registry:
-        raise InputError.of(kind, repr(part.name), f"one of {sorted(registry)}")
-    try:
-        return registry[part.name](spec, **part.options)
-    except TypeError as error:
-        raise InputError.of(f"options of {kind} {part.name}", str(dict(part.options)), str(error)) from error
-
-
-def _build_density(part: Part, spec: ContextSpec, model: Model) -> Density:
-    options = dict(part.options)
-    symmetrise = options.pop("symmetrise", False)
-    options.pop("collapse", None)  # done by the estimator, which has the data
-    density = _build(DENSITIES, "density", Part(part.name, options), spec)
-    if not symmetrise:
-        return density
-    if not model.exchangeable_axes:
-        raise InputError.of("symmetrise", "True", "a model with exchangeable axes (a Gaussian mixture, say)")
-    return Symmetrised(density, _Permutations(model))
-
-
-class _Permutations:
-    """Number of parameters -> permutations of the model's first exchangeable axis, for :class:`Symmetrised`."""
-
-    def __init__(self, model: Model):
-        self.model = model
-        self.known: dict[int, Tensor] = {}
-
-    def __call__(self, size: int) -> Tensor:
-        if size not in self.known:
-            layouts = (self.model.layout(n) for n in itertools.count(1 + len(self.model.extra_columns)))
-            layout = next(layout for layout in layouts if layout.size >= size)
-            self.known[size] = permutations_of_axis(layout.roles, layout.groups[self.model.exchangeable_axes[0]])
-        return self.known[size]
 
 
 def _signature(model: Model, columns: int) -> list[list[Any]]:

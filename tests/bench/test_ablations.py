@@ -26,8 +26,9 @@ from posteria.bench.store import key_of
 from posteria.bench.workspace import Workspace
 from posteria.densities.gaussian import GaussianTheta
 from posteria.errors import InputError, UnsupportedError
-from posteria.estimator import Estimator, EstimatorInfo, Part
+from posteria.estimator import Estimator, EstimatorInfo
 from posteria.models import build_model
+from posteria.parts import Part
 from posteria.posterior import Posterior
 from posteria.randomness import generator_for
 from posteria.tasks import SimulatedTask

@@ -41,10 +41,11 @@ from posteria.bench.store import Result
 from posteria.bench.tabular import FAMILIES
 from posteria.bench.workspace import Workspace
 from posteria.errors import InputError
-from posteria.estimator import Estimator, EstimatorInfo, Part
+from posteria.estimator import Estimator, EstimatorInfo
 from posteria.models import Model
 from posteria.models.linear import LinearClassification, LinearRegression
 from posteria.models.neural import NeuralClassification, NeuralRegression
+from posteria.parts import Part
 from posteria.randomness import generator_for
 from posteria.types import Dataset
 

@@ -76,5 +76,5 @@ CASES: Mapping[str, TrustCase] = {
     "lc_25d_2c": TrustCase(Setup("linear_classification", 25, 2), 25, _FULL, laptop_datasets=40),
     "poisson_5d": _counts(5),
     "gmm_2d_2c": TrustCase(SETUPS["gmm_2d_2c"], 2, _COVERING_LABELLINGS, in_order, laptop_steps=600),
-    "nlr_relu1_1d": TrustCase(SETUPS["nlr_relu1_1d"], 1, {}, predictions, laptop_datasets=8),
+    "nlr_relu1_1d": TrustCase(SETUPS["nlr_relu1_1d"], 1, {}, predictions, laptop_datasets=20),
 }

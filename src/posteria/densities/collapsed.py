@@ -25,14 +25,14 @@ class CollapsedTheta:
 
     Attributes:
         base: of the rest, (B, S, Q).
-        conditional: theta (B, S, P), read at the rest alone -> mean (B, S, R) and lower Cholesky factor of the
-            precision (B, S, R, R) of the others.
+        conditional: theta (b, S, P) of the datasets (b,), read at the rest alone -> mean (b, S, R) and lower Cholesky
+            factor of the precision (b, S, R, R) of the others.
         places: (P,) bool, True = one of the R others.
         active: (B, P) bool.
     """
 
     base: ThetaDistribution
-    conditional: Callable[[Tensor], tuple[Tensor, Tensor]]
+    conditional: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     places: Tensor
     active: Tensor
 
@@ -41,21 +41,24 @@ class CollapsedTheta:
         return self.rsample_and_log_prob(num_samples, generator)[0]
 
     def rsample_and_log_prob(
-        self, num_samples: int, generator: torch.Generator | None = None
+        self, num_samples: int, generator: torch.Generator | None = None, index: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Draws (B, S, P) and their log density (B, S)."""
+        """Draws (B, S, P) and their log density (B, S); of some datasets (b,) only, the same as among all."""
         rest, log_prob = self.base.rsample_and_log_prob(num_samples, generator)
-        mean, factor = self.conditional(self._embedded(rest))
-        noise = randn(*mean.shape, like=mean, generator=generator) * self._others[:, None]
+        size = int(self.places.sum())
+        noise = randn(*rest.shape[:2], size, like=rest, generator=generator) * self._others[:, None]
+        index = self._everyone if index is None else index
+        rest, log_prob, noise = rest[index], log_prob[index], noise[index]
+        mean, factor = self.conditional(self._embedded(rest), index)
         others = mean + torch.linalg.solve_triangular(factor.mT, noise[..., None], upper=True)[..., 0]
-        return self._embedded(rest, others), log_prob + self._log_normal(noise, factor)
+        return self._embedded(rest, others), log_prob + self._log_normal(noise, factor, index)
 
     def log_prob(self, theta: Tensor) -> Tensor:
         """(B, S) log density of theta (B, S, P) over the active parameters."""
         theta = torch.where(self.active[:, None], theta, 0.0)
-        mean, factor = self.conditional(theta)
+        mean, factor = self.conditional(theta, self._everyone)
         noise = (factor.mT @ (theta[..., self.places] - mean)[..., None])[..., 0]
-        return self.base.log_prob(theta[..., ~self.places]) + self._log_normal(noise, factor)
+        return self.base.log_prob(theta[..., ~self.places]) + self._log_normal(noise, factor, self._everyone)
 
     def detach(self) -> CollapsedTheta:
         """The same with all its parameters cut from the graph."""
@@ -64,6 +67,10 @@ class CollapsedTheta:
     def kl_to_normal(self, location: Tensor, scale: Tensor) -> None:
         """None: there is no closed form."""
         return None
+
+    @property
+    def _everyone(self) -> Tensor:
+        return torch.arange(len(self.active), device=self.active.device)
 
     @property
     def _others(self) -> Tensor:
@@ -75,7 +82,7 @@ class CollapsedTheta:
         theta = theta.index_copy(-1, (~self.places).nonzero()[:, 0], rest)
         return theta if others is None else theta.index_copy(-1, self.places.nonzero()[:, 0], others)
 
-    def _log_normal(self, noise: Tensor, factor: Tensor) -> Tensor:
-        size = self._others.sum(-1).to(noise)[:, None]
+    def _log_normal(self, noise: Tensor, factor: Tensor, index: Tensor) -> Tensor:
+        size = self._others[index].sum(-1).to(noise)[:, None]
         log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return log_det - 0.5 * (noise.square().sum(-1) + size * _LOG_2PI)

@@ -40,8 +40,9 @@ METHODS: Mapping[str, tuple[int, ...]] = {
     "laplace": (REFINED,),
     "mcmc": (MCMC,),
 }
-# Rung 2 may draw so many times more than the diagnosis did.
-_MOST_EFFORT = 8
+# Rung 2 may draw so many times what the diagnosis did. Where q covers the posterior, k-hat falls with more draws; from
+# this on it is not worth a try.
+_MOST_EFFORT, _HOPELESS_K = 16, 1.0
 # Parameters up to which posteriors with a mode for every relabelling are worth a try with chains, unasked.
 _MOST_WITH_MODES = 256
 _WHY_NO_CHAINS = 'no chains, for too many interchangeable parameters (the method "mcmc" tries them)'
@@ -56,13 +57,14 @@ class Source:
     Attributes:
         z: (B, S, P) its draws.
         log_q: (B, S) their log density in z, or None where q has none.
-        more: another batch of as many draws and densities of all B datasets; None where there are no more.
+        more: (b,) some of the datasets -> another batch of as many draws and densities of those; a dataset's draws do
+            not depend on which others are asked for. None where there are no more.
         log_prob: (B, K, P) -> (B, K), or None.
     """
 
     z: Tensor
     log_q: Tensor | None
-    more: Callable[[], tuple[Tensor, Tensor]] | None = None
+    more: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
     log_prob: Callable[[Tensor], Tensor] | None = None
 
 
@@ -204,8 +206,8 @@ def _reweight(problem: Problem, source: Source, target: Accuracy, outcome: Outco
     weights = outcome.weights
     if weights is None:
         return index
-    good = weights.reliable[index] & ~_unseen(outcome)[index]
-    tried, rest = index[good], [index[~good]]
+    hopeful = (weights.pareto_k[index] < _HOPELESS_K) & ~_unseen(outcome)[index]
+    tried, rest = index[hopeful], [index[~hopeful]]
     z, log_q, log_joint = source.z[tried], _required(source.log_q)[tried], None
     for _ in range(_MOST_EFFORT):
         if not len(tried):
@@ -219,14 +221,15 @@ def _reweight(problem: Problem, source: Source, target: Accuracy, outcome: Outco
         done = now.reliable & (effort <= 1.0) & (now.ess >= LEAST_ESS)
         _settle_weighted(outcome, tried[done], REWEIGHTED, z[done], now[done], generator)
         # What is out of reach with the most draws is left to the next rung.
-        going = ~done & now.reliable & (effort * z.shape[1] <= _MOST_EFFORT * source.z.shape[1])
+        affordable = effort * z.shape[1] <= _MOST_EFFORT * source.z.shape[1]
+        going = ~done & (now.pareto_k < _HOPELESS_K) & (affordable | ~now.reliable)
         rest.append(tried[~done & ~going])
         tried, z, log_q, log_joint = tried[going], z[going], log_q[going], log_joint[going]
         if source.more is None:
             break
         if len(tried):
-            more_z, more_q = source.more()
-            z, log_q = torch.cat([z, more_z[tried]], 1), torch.cat([log_q, more_q[tried]], 1)
+            more_z, more_q = source.more(tried)
+            z, log_q = torch.cat([z, more_z], 1), torch.cat([log_q, more_q], 1)
     return torch.cat([*rest, tried]).sort().values
 
 

@@ -18,10 +18,11 @@ from pydantic import (
 )
 
 from posteria.errors import InputError, UnsupportedError
-from posteria.estimator import Estimator, EstimatorInfo, Part
+from posteria.estimator import Estimator, EstimatorInfo
 from posteria.models import Model, build_model
 from posteria.objectives import OBJECTIVES, Objective
 from posteria.objectives.forward_kl import WHY_THETA
+from posteria.parts import Part
 from posteria.randomness import generator_for
 from posteria.shipped import load
 from posteria.tasks import TASKS, Task

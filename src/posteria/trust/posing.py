@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical
 
+from posteria.densities.collapsed import CollapsedTheta
 from posteria.densities.symmetric import SymmetrisedTheta, permutations_of_axis
 from posteria.errors import InputError, UnsupportedError
 from posteria.models.base import Model
@@ -142,6 +143,14 @@ def source_of(problem: Problem, distribution: ThetaDistribution, num_samples: in
             theta, log_q = distribution.rsample_and_log_prob(num_samples, generator)
         return to_z(problem, theta), log_q.double() + volume
 
+    def more(index: Tensor) -> tuple[Tensor, Tensor]:
+        if not isinstance(distribution, CollapsedTheta):
+            z, log_q = draw()
+            return z[index], log_q[index]
+        with torch.no_grad():  # its second half is the dear one
+            theta, log_q = distribution.rsample_and_log_prob(num_samples, generator, index)
+        return to_z(problem[index], theta), log_q.double() + volume[index]
+
     def log_prob(z: Tensor) -> Tensor:
         kind = problem.joint.scale.dtype
         with torch.no_grad():
@@ -151,7 +160,7 @@ def source_of(problem: Problem, distribution: ThetaDistribution, num_samples: in
         z, log_q = draw()
     except UnsupportedError:
         return Source(to_z(problem, distribution.rsample(num_samples, generator)), None)
-    return Source(z, log_q, draw, log_prob)
+    return Source(z, log_q, more, log_prob)
 
 
 def given_source(problem: Problem, theta: Tensor, log_prob: Tensor | None) -> Source:

@@ -1,0 +1,121 @@
+"""The parts of an estimator by name: encoders and densities, fitted to each other and to a model."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from posteria.densities import DENSITIES
+from posteria.densities.base import Density
+from posteria.densities.collapsed import CollapsedTheta
+from posteria.densities.symmetric import Symmetrised, permutations_of_axis
+from posteria.encoders import ENCODERS
+from posteria.encoders.base import Encoder, EncoderSpec
+from posteria.errors import InputError
+from posteria.models import Model
+from posteria.models.collapsed import conjugate_places
+from posteria.types import ContextSpec, Dataset, ThetaDistribution
+
+
+@dataclass(frozen=True)
+class Part:
+    """A registered encoder or density by name, with the JSON options of its constructor."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, part: str | Part | Mapping[str, Any]) -> Part:
+        if isinstance(part, Part):
+            return part
+        return cls(part) if isinstance(part, str) else cls(**part)
+
+
+def encoder_spec(model: Model, columns: int, density: Part) -> EncoderSpec:
+    """What an encoder for a model, a number of columns and a density needs to know."""
+    correlated = DENSITIES[density.name].correlated if density.name in DENSITIES else True
+    # What is left of a collapsed network is looked for around the prior's centre, where its symmetries hold.
+    exchangeable = bool(model.exchangeable_axes) and not is_collapsed(density)
+    return EncoderSpec(columns, model.target != "none", getattr(model, "num_classes", 0), len(model.parameters),
+                       exchangeable, correlated)
+
+
+def build_encoder(part: Part, spec: EncoderSpec) -> Encoder:
+    """The encoder of that name.
+
+    Raises:
+        InputError: an unknown name, or options that it does not take.
+    """
+    return _build(ENCODERS, "encoder", part, spec)
+
+
+def build_density(part: Part, encoder: Encoder, model: Model, columns: int | None) -> Density:
+    """The density of that name, for what an encoder gives.
+
+    Args:
+        part: name and options; ``symmetrise`` averages over relabellings (:class:`Symmetrised`), ``collapse`` leaves
+            what can be integrated out to :func:`completed`.
+        encoder: whose contexts it reads.
+        model: whose theta it is over.
+        columns: of datasets, where all have as many; else None.
+
+    Raises:
+        InputError: an unknown name, options that it does not take, or a model without relabellings.
+        UnsupportedError: a model of which nothing can be integrated out.
+    """
+    collapsed = is_collapsed(part)
+    places = conjugate_places(model, columns or 1 + len(model.extra_columns)) if collapsed else None
+    size = None if columns is None else int((~places).sum()) if places is not None else model.layout(columns).size
+    spec = ContextSpec(encoder.summary_dim, encoder.token_dim, size, encoder.located)
+    options = dict(part.options)
+    symmetrise = options.pop("symmetrise", False)
+    options.pop("collapse", None)  # done by the estimator, which has the data
+    density = _build(DENSITIES, "density", Part(part.name, options), spec)
+    if not symmetrise:
+        return density
+    if not model.exchangeable_axes:
+        raise InputError.of("symmetrise", "True", "a model with exchangeable axes (a Gaussian mixture, say)")
+    return Symmetrised(density, _Permutations(model))
+
+
+def is_collapsed(density: Part) -> bool:
+    """What can be integrated out is left to its posterior given the rest (:mod:`posteria.densities.collapsed`)."""
+    return bool(density.options.get("collapse", False))
+
+
+def completed(base: ThetaDistribution, model: Model, dataset: Dataset) -> CollapsedTheta:
+    """The distribution over theta, from one over the rest of a collapsed model's parameters."""
+    places = conjugate_places(model, dataset.x.shape[-1]).to(dataset.device)
+
+    def conditional(theta: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        return model.conditional(theta, dataset if len(index) == len(dataset) else dataset[index])
+
+    return CollapsedTheta(base, conditional, places, model.active(dataset))
+
+
+def _build(registry: Mapping[str, Any], kind: str, part: Part, spec: Any) -> Any:
+    if part.name not in registry:
+        raise InputError.of(kind, repr(part.name), f"one of {sorted(registry)}")
+    try:
+        return registry[part.name](spec, **part.options)
+    except TypeError as error:
+        raise InputError.of(f"options of {kind} {part.name}", str(dict(part.options)), str(error)) from error
+
+
+class _Permutations:
+    """Number of parameters -> permutations of the model's first exchangeable axis, for :class:`Symmetrised`."""
+
+    def __init__(self, model: Model):
+        self.model = model
+        self.known: dict[int, Tensor] = {}
+
+    def __call__(self, size: int) -> Tensor:
+        if size not in self.known:
+            layouts = (self.model.layout(n) for n in itertools.count(1 + len(self.model.extra_columns)))
+            layout = next(layout for layout in layouts if layout.size >= size)
+            self.known[size] = permutations_of_axis(layout.roles, layout.groups[self.model.exchangeable_axes[0]])
+        return self.known[size]
