@@ -79,19 +79,26 @@ class GeneralizedLinear(OutputModel):
         outputs = ("classes",) if head.num_outputs > 1 else ()
         parameters = (Parameter("weights", (*outputs, FEATURES)),)
         parameters += (Parameter("intercept", outputs),) if intercept else ()
+        self.linear_blocks = tuple(parameter.name for parameter in parameters)
         super().__init__(head, parameters, {"classes": head.num_outputs} if outputs else {}, priors)
 
+    def design(self, theta: Tensor, dataset: Dataset) -> Tensor:
+        return self._design(dataset)[:, None]
+
     def linearize(self, theta: Tensor, dataset: Dataset) -> _DesignLine:
-        design = self._features(dataset)
-        count, outputs = design.shape[-1], self.head.num_outputs
+        design, count, outputs = self._design(dataset), self._features(dataset).shape[-1], self.head.num_outputs
         layout, (batch, draws) = self.layout_of(dataset), theta.shape[:2]
         coefficients = layout["weights"].take(theta).reshape(batch, draws * outputs, count)
         if self.intercept:
-            design = torch.cat([design, torch.ones_like(design[..., :1])], -1)
             own = layout["intercept"].take(theta).reshape(batch, draws * outputs, 1)
             coefficients = torch.cat([coefficients, own], -1)
         values = (design @ coefficients.mT).reshape(batch, -1, draws, outputs).transpose(1, 2)
         return _DesignLine(values, design, count)
+
+    def _design(self, dataset: Dataset) -> Tensor:
+        """(B, N, M) the features, and ones where there is an intercept."""
+        features = self._features(dataset)
+        return torch.cat([features, torch.ones_like(features[..., :1])], -1) if self.intercept else features
 
     def in_units(self, draws: Mapping[str, Tensor], x_location: Tensor, x_scale: Tensor, y_location: float,
                  y_scale: float) -> dict[str, Tensor] | None:

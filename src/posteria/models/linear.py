@@ -45,7 +45,7 @@ class _Linear(OutputModel):
     """f(x) = W x + b, with one row of W per output."""
 
     linear_outputs: ClassVar[bool] = True
-    linear_blocks: ClassVar[tuple[str, ...]] = ("weights", "intercept")
+    linear_blocks = ("weights", "intercept")
 
     def __init__(self, head: Head, priors: Mapping[str, Distribution] | None):
         many = head.target == "class"

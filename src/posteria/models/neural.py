@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -97,7 +96,7 @@ class _NeuralLine:
 class _Neural(OutputModel):
     """f(x) = W_out a(... a(W x + b)); one axis per hidden layer, so that tokens can be grouped by unit."""
 
-    linear_blocks: ClassVar[tuple[str, ...]] = ("output_weights",)
+    linear_blocks = ("output_weights",)
 
     def __init__(self, head: Head, hidden: int, layers: int, activation: str,
                  priors: Mapping[str, Distribution] | None):

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.nn import functional
 
+from posteria.curvature import cholesky
 from posteria.errors import DataError
 from posteria.models.base import Model, Spread
 from posteria.models.extra_columns import ExtraColumn, check_at_most
@@ -50,7 +51,7 @@ class OutputModel(Model):
 
     curvature_is_positive = True
     linear_outputs: ClassVar[bool] = False  # the outputs are linear in theta (not in x)
-    linear_blocks: ClassVar[tuple[str, ...]] = ()  # the blocks in which they are, whatever the others are
+    linear_blocks: tuple[str, ...] = ()  # the blocks in which they are, whatever the others are
 
     def __init__(self, head: Head, parameters: tuple[Parameter, ...], axes: Mapping[str, int],
                  priors: Mapping[str, Distribution] | None, columns: tuple[ExtraColumn, ...] = ()):
@@ -185,7 +186,7 @@ class OutputModel(Model):
         design = self.design(theta, dataset).double() * root * active[..., None, :]
         residual = _target(dataset).double()[..., None] * root - design @ location[:, None]
         prior = torch.where(active, scale**-2, 1.0)
-        factor = torch.linalg.cholesky(design.mT @ design + torch.diag_embed(prior))
+        factor = cholesky(design.mT @ design + torch.diag_embed(prior))
         mean = location + torch.cholesky_solve(design.mT @ residual, factor)[..., 0]
         return torch.where(active, mean, 0.0).to(kind), factor.to(kind)
 
