@@ -39,6 +39,8 @@ FORMAT_VERSION = 1
 WEIGHTS, DESCRIPTION = "weights.safetensors", "estimator.json"
 _REFERENCE, _FAMILIARITY = "reference.", "familiarity."
 _KEYS = ("format_version", "model", "encoder", "density", "info", "signature", "sha256")
+# A network's search in many dimensions may end elsewhere on a machine that rounds otherwise; in a few it does not.
+_REFERENCE_COLUMNS = 5
 # Reference log densities may move by this much between machines (float32 sums in another order).
 _TOLERANCE = 1e-2
 
@@ -279,7 +281,8 @@ class Estimator(nn.Module):
         return {_REFERENCE + k: v.cpu().contiguous() for k, v in stored.items()}
 
     def _simulated_reference(self) -> Dataset:
-        generator, rows, columns = generator_for(1), self.info.rows[0], self.info.columns[1]
+        least, most = self.info.columns
+        generator, rows, columns = generator_for(1), self.info.rows[0], min(max(least, _REFERENCE_COLUMNS), most)
         x = self.model.draw_inputs(2, rows, columns, generator)
         inputs = Dataset(x, None, torch.ones(2, rows, dtype=torch.bool), torch.ones(2, columns, dtype=torch.bool))
         theta = self.model.sample_prior(inputs, 1, generator)[:, 0]
