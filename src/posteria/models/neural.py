@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -116,16 +116,31 @@ class _Neural(OutputModel):
         return self.linearize(theta, dataset).levels[-1]
 
     def likelihood_score(self, theta: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor]:
+        value, score = self._in_cache(super().likelihood_score, theta, dataset)
+        return value, score
+
+    def row_log_prob(self, theta: Tensor, dataset: Dataset) -> Tensor:
+        def rows(theta: Tensor, dataset: Dataset) -> tuple[Tensor, ...]:
+            return (super(_Neural, self).row_log_prob(theta, dataset),)
+
+        return self._in_cache(rows, theta, dataset)[0]
+
+    def conditional(self, theta: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor]:
+        mean, factor = self._in_cache(super().conditional, theta, dataset)
+        return mean, factor
+
+    def _in_cache(self, function: Callable[[Tensor, Dataset], tuple[Tensor, ...]], theta: Tensor,
+                  dataset: Dataset) -> tuple[Tensor, ...]:
+        """What the function of theta (B, S, P) returns, (B, S, ...) each, a few networks at a time."""
         together = max(_CACHED // (dataset.x.shape[1] * self.hidden), 1)  # networks
         batch, draws = theta.shape[:2]
         if batch * draws <= together or theta.device.type != "cpu":
-            return super().likelihood_score(theta, dataset)
+            return function(theta, dataset)
         datasets = max(together // draws, 1)
         if datasets < batch:
-            starts = range(0, batch, datasets)
-            return _joined([self.likelihood_score(theta[i:i + datasets], dataset[i:i + datasets]) for i in starts], 0)
-        score = super().likelihood_score
-        return _joined([score(part, dataset) for part in theta.split(together, 1)], 1)
+            return _joined([self._in_cache(function, theta[i:i + datasets], dataset[i:i + datasets])
+                            for i in range(0, batch, datasets)], 0)
+        return _joined([function(part, dataset) for part in theta.split(together, 1)], 1)
 
     def linearize(self, theta: Tensor, dataset: Dataset) -> _NeuralLine:
         layout, activation = self.layout_of(dataset), ACTIVATIONS[self.activation]
@@ -197,9 +212,8 @@ def _blocks(hidden_axes: tuple[str, ...], many: bool) -> tuple[Parameter, ...]:
     return (*first, *second, Parameter("output_weights", (*outputs, hidden_axes[-1])))
 
 
-def _joined(parts: Sequence[tuple[Tensor, Tensor]], axis: int) -> tuple[Tensor, Tensor]:
-    values, scores = zip(*parts, strict=True)
-    return torch.cat(values, axis), torch.cat(scores, axis)
+def _joined(parts: Sequence[tuple[Tensor, ...]], axis: int) -> tuple[Tensor, ...]:
+    return tuple(torch.cat(each, axis) for each in zip(*parts, strict=True))
 
 
 def _inputs_times(x: Tensor, weights: Tensor) -> Tensor:

@@ -183,7 +183,8 @@ class OutputModel(Model):
         active = self.active(dataset)[:, None, places]
         root = self.head.root(theta.new_zeros(*theta.shape[:2], dataset.x.shape[1], 1), self._extra(theta, dataset))
         root = (root[..., 0].double() * dataset.observed[:, None, :, None]).expand(*theta.shape[:2], -1, -1)
-        design = self.design(theta, dataset).double() * root * active[..., None, :]
+        design = self.design(theta, dataset).double() * root
+        design = design if active.all() else design * active[..., None, :]
         residual = _target(dataset).double()[..., None] * root - design @ location[:, None]
         prior = torch.where(active, scale**-2, 1.0)
         factor = cholesky(design.mT @ design + torch.diag_embed(prior))

@@ -42,7 +42,10 @@ METHODS: Mapping[str, tuple[int, ...]] = {
 }
 # Rung 2 may draw so many times what the diagnosis did. Where q covers the posterior, k-hat falls with more draws; from
 # this on it is not worth a try.
-_MOST_EFFORT, _HOPELESS_K = 16, 1.0
+_MOST_EFFORT, _HOPELESS_K = 8, 1.0
+# Where relabellings are too many to list, a proposal around one mode is in vain, and only chains are left: more
+# draws then, up to this many numbers per dataset.
+_MOST_PATIENCE, _MOST_NUMBERS = 96, 2**23
 # Parameters up to which posteriors with a mode for every relabelling are worth a try with chains, unasked.
 _MOST_WITH_MODES = 256
 _WHY_NO_CHAINS = 'no chains, for too many interchangeable parameters (the method "mcmc" tries them)'
@@ -209,7 +212,8 @@ def _reweight(problem: Problem, source: Source, target: Accuracy, outcome: Outco
     hopeful = (weights.pareto_k[index] < _HOPELESS_K) & ~_unseen(outcome)[index]
     tried, rest = index[hopeful], [index[~hopeful]]
     z, log_q, log_joint = source.z[tried], _required(source.log_q)[tried], None
-    for _ in range(_MOST_EFFORT):
+    most = _most_effort(problem, source)
+    for _ in range(most):
         if not len(tried):
             break
         part = problem[tried]
@@ -221,7 +225,7 @@ def _reweight(problem: Problem, source: Source, target: Accuracy, outcome: Outco
         done = now.reliable & (effort <= 1.0) & (now.ess >= LEAST_ESS)
         _settle_weighted(outcome, tried[done], REWEIGHTED, z[done], now[done], generator)
         # What is out of reach with the most draws is left to the next rung.
-        affordable = effort * z.shape[1] <= _MOST_EFFORT * source.z.shape[1]
+        affordable = effort * z.shape[1] <= most * source.z.shape[1]
         going = ~done & (now.pareto_k < _HOPELESS_K) & (affordable | ~now.reliable)
         rest.append(tried[~done & ~going])
         tried, z, log_q, log_joint = tried[going], z[going], log_q[going], log_joint[going]
@@ -231,6 +235,13 @@ def _reweight(problem: Problem, source: Source, target: Accuracy, outcome: Outco
             more_z, more_q = source.more(tried)
             z, log_q = torch.cat([z, more_z], 1), torch.cat([log_q, more_q], 1)
     return torch.cat([*rest, tried]).sort().values
+
+
+def _most_effort(problem: Problem, source: Source) -> int:
+    """How many times as many draws as there are rung 2 may take."""
+    if problem.single_mode:
+        return _MOST_EFFORT
+    return min(max(_MOST_NUMBERS // source.z[0].numel(), _MOST_EFFORT), _MOST_PATIENCE)
 
 
 def _required(log_q: Tensor | None) -> Tensor:
