@@ -31,7 +31,7 @@ from posteria.types import Dataset
 BENCH = "alternatives"
 ENOUGH = 0.9  # share of the datasets that must be accurate
 MANY = 1000
-_VERSION = 1
+_VERSION = 2
 _WARM_CALLS = 5
 
 
