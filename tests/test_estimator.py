@@ -435,6 +435,17 @@ def test_collapsed_regression_has_the_posterior_of_quadrature() -> None:
     assert ((draws.std(1) / variance.sqrt() - 1).abs() < 0.1).all()
 
 
+def test_draws_of_some_datasets_are_those_among_all() -> None:
+    model = build_model("neural_regression", hidden=3)
+    distribution = make(model, "iterative", COLLAPSED).posterior(simulated(model, 2)).distribution
+    index = torch.tensor([1])
+    with torch.no_grad():
+        whole = distribution.rsample_and_log_prob(5, generator_for(0))
+        part = distribution.rsample_and_log_prob(5, generator_for(0), index)  # type: ignore[call-arg]
+    for all_of_them, some in zip(whole, part, strict=True):
+        torch.testing.assert_close(some, all_of_them[index], rtol=1e-4, atol=1e-4)
+
+
 def test_features_that_a_dataset_lacks_do_not_change_a_collapsed_posterior() -> None:
     model = build_model("linear_regression", noise="inferred")
     made = make(model, "iterative", Part("full", {"collapse": True}), (1, 4))

@@ -97,12 +97,14 @@ def test_bad_class_options(options: dict[str, Any], message: str) -> None:
         NeuralClassification(**options)
 
 
-def test_scores_in_blocks_of_datasets_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch):
+def test_blocks_of_datasets_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch):
     model = NeuralRegression(hidden=4)
     dataset = SimulatedTask(model, (6, 9), (1, 3)).draw(7, generator_for(0))[0].double()
     theta = torch.randn(7, 3, model.layout_of(dataset).size, dtype=torch.double, generator=generator_for(1))
-    whole = model.likelihood_score(theta, dataset)
+    asked = (model.likelihood_score, model.conditional, lambda t, d: (model.row_log_prob(t, d),))
+    wholes = [function(theta, dataset) for function in asked]
     for networks in (6, 2):  # two datasets at once; a part of the draws of one
         monkeypatch.setattr("posteria.models.neural._CACHED", networks * dataset.x.shape[1] * 4)
-        for value, expected in zip(model.likelihood_score(theta, dataset), whole, strict=True):
-            torch.testing.assert_close(value, expected)
+        for function, whole in zip(asked, wholes, strict=True):
+            for value, expected in zip(function(theta, dataset), whole, strict=True):
+                torch.testing.assert_close(value, expected)
