@@ -153,6 +153,11 @@ _NEURAL = [
         _iterative(_NEURAL_REGRESSION, 1, 4, encoder=_encoder(widenings=16), batch_size=32), "regression",
         (Goal("l2_per_draw", 10, at_most=0.42),),
         {"l2_per_draw": 0.387}),  # Table 9, reverse KL, flow, Transformer; its diagonal Gaussian 0.417
+    Row("nlr_1d_collapsed", "Neural regression ReLU 1D, output weights integrated out", _iterative(
+        _NEURAL_REGRESSION, 1, 0.5, density={"name": "gaussian", "options": {"collapse": True}},
+        encoder=_encoder(climbs=0, widenings=0), batch_size=32), "regression",
+        (Goal("l2_per_draw", 10, at_most=0.387),),
+        {"l2_per_draw": 0.387}),
     Row("nlr_25d", "Neural regression ReLU 25D", _iterative(
         _NEURAL_REGRESSION, 25, 5, density="gaussian", encoder=_encoder(candidates=4), batch_size=32), "regression",
         (Goal("l2_per_draw", 30, at_most=102),),
