@@ -223,6 +223,21 @@ def test_changed_weights_do_not_give_the_reference_output(saved: Path) -> None:
         Estimator.load(saved)
 
 
+def test_a_machine_that_rounds_otherwise_can_load_a_network_whose_search_is_chaotic(tmp_path: Path) -> None:
+    model = build_model("neural_classification")
+    part = Part("iterative", {"widenings": 16})
+    Estimator(model, part, "low_rank", EstimatorInfo((2, 2), (64, 128))).save(tmp_path)
+    tensors = safetensors.torch.load_file(tmp_path / WEIGHTS)
+    noise = 1e-7 * torch.randn(tensors["reference.x"].shape, generator=generator_for(5))
+    moved = tensors | {"reference.x": tensors["reference.x"] * (1 + noise)}
+    rewrite_weights(tmp_path, safetensors.torch.save(moved))
+    Estimator.load(tmp_path)
+    moved["reference.sensitivity"] = torch.zeros(())
+    rewrite_weights(tmp_path, safetensors.torch.save(moved))
+    with pytest.raises(CheckpointError, match="stored reference output is not reproduced"):
+        Estimator.load(tmp_path)
+
+
 def test_weights_that_are_not_finite_do_not_give_the_reference_output(saved: Path) -> None:
     tensors = safetensors.torch.load_file(saved / WEIGHTS)
     changed = {k: v if k.startswith("reference.") else v * torch.nan for k, v in tensors.items()}
