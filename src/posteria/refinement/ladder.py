@@ -40,12 +40,11 @@ METHODS: Mapping[str, tuple[int, ...]] = {
     "laplace": (REFINED,),
     "mcmc": (MCMC,),
 }
-# Rung 2 may draw so many times what the diagnosis did. Where q covers the posterior, k-hat falls with more draws; from
-# this on it is not worth a try.
-_MOST_EFFORT, _HOPELESS_K = 8, 1.0
+# Rung 2 may draw so many times what the diagnosis did.
+_MOST_EFFORT = 8
 # Where relabellings are too many to list, a proposal around one mode is in vain, and only chains are left: more
-# draws then, up to this many numbers per dataset.
-_MOST_PATIENCE, _MOST_NUMBERS = 96, 2**23
+# draws then, up to this many numbers per dataset, and while k-hat is below this: it falls where q covers the posterior.
+_MOST_PATIENCE, _MOST_NUMBERS, _HOPELESS_K = 96, 2**23, 1.0
 # Parameters up to which posteriors with a mode for every relabelling are worth a try with chains, unasked.
 _MOST_WITH_MODES = 256
 _WHY_NO_CHAINS = 'no chains, for too many interchangeable parameters (the method "mcmc" tries them)'
@@ -209,7 +208,9 @@ def _reweight(problem: Problem, source: Source, target: Accuracy, outcome: Outco
     weights = outcome.weights
     if weights is None:
         return index
-    hopeful = (weights.pareto_k[index] < _HOPELESS_K) & ~_unseen(outcome)[index]
+    # Elsewhere the next rung is the cheaper try.
+    limit = 0.0 if problem.single_mode else _HOPELESS_K
+    hopeful = (weights.reliable | (weights.pareto_k < limit))[index] & ~_unseen(outcome)[index]
     tried, rest = index[hopeful], [index[~hopeful]]
     z, log_q, log_joint = source.z[tried], _required(source.log_q)[tried], None
     most = _most_effort(problem, source)
@@ -226,7 +227,7 @@ def _reweight(problem: Problem, source: Source, target: Accuracy, outcome: Outco
         _settle_weighted(outcome, tried[done], REWEIGHTED, z[done], now[done], generator)
         # What is out of reach with the most draws is left to the next rung.
         affordable = effort * z.shape[1] <= most * source.z.shape[1]
-        going = ~done & (now.pareto_k < _HOPELESS_K) & (affordable | ~now.reliable)
+        going = ~done & torch.where(now.reliable, affordable, now.pareto_k < limit)
         rest.append(tried[~done & ~going])
         tried, z, log_q, log_joint = tried[going], z[going], log_q[going], log_joint[going]
         if source.more is None:
