@@ -238,6 +238,14 @@ def test_a_machine_that_rounds_otherwise_can_load_a_network_whose_search_is_chao
         Estimator.load(tmp_path)
 
 
+@pytest.mark.parametrize("encoder", list(SMALL))
+def test_an_estimator_of_many_columns_comes_back(tmp_path: Path, encoder: str) -> None:
+    """Its reference has fewer columns than it takes, so that encoders of one size pad it."""
+    first = make(encoder=encoder, density="full" if encoder == "iterative" else "gaussian", columns=(1, 9))
+    first.save(tmp_path)
+    Estimator.load(tmp_path)
+
+
 def test_weights_that_are_not_finite_do_not_give_the_reference_output(saved: Path) -> None:
     tensors = safetensors.torch.load_file(saved / WEIGHTS)
     changed = {k: v if k.startswith("reference.") else v * torch.nan for k, v in tensors.items()}

@@ -274,7 +274,7 @@ class Estimator(nn.Module):
 
     @torch.no_grad()
     def _reference(self, dataset: Dataset | None) -> dict[str, Tensor]:
-        dataset = self.prepare((dataset or self._simulated_reference()).to(self.device))
+        dataset = (dataset or self._simulated_reference()).to(self.device)  # as it is: loading pads it again
         posterior = self.posterior(dataset)
         theta = posterior.sample_theta(4, generator_for(0, device=self.device))
         log_prob = posterior.distribution.log_prob(theta)
