@@ -39,7 +39,7 @@ FORMAT_VERSION = 1
 WEIGHTS, DESCRIPTION = "weights.safetensors", "estimator.json"
 _REFERENCE, _FAMILIARITY = "reference.", "familiarity."
 _KEYS = ("format_version", "model", "encoder", "density", "info", "signature", "sha256")
-# A network's search in many dimensions may end elsewhere on a machine that rounds otherwise; in a few it does not.
+# Of the stored reference at most, unless an estimator takes more: small, and less at the mercy of rounding.
 _REFERENCE_COLUMNS = 5
 # Reference log densities may move by this much between machines (float32 sums in another order).
 _TOLERANCE = 1e-2
