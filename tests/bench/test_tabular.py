@@ -70,8 +70,10 @@ def test_both_contexts_of_a_training_run_are_a_group() -> None:
     assert len({c.group for c in trained}) == len(trained) // len(CONTEXTS) == len(FAMILIES) * len(TRAINED) + 1
 
 
-def test_slow_rows_of_networks_are_run_where_they_are_named() -> None:
+def test_slow_rows_are_run_where_they_are_named() -> None:
     keys = {(c.family, c.method_key) for c in tabular_cells(LAPTOP)}
+    assert not any(method == "nuts" for _, method in keys)
+    assert len({c.family for c in tabular_cells(LAPTOP, methods=["nuts"])}) == len(FAMILIES)
     assert ("lc_2c", "converged_hmc") in keys
     assert ("nlr_relu1", "converged_hmc") not in keys
     assert ("nlr_relu1", "converged_hmc") in {(c.family, c.method_key)
@@ -153,11 +155,12 @@ def test_rows_for_numbers_find_the_line(method: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("made_up_tables")
-@pytest.mark.parametrize("method", ["laplace", "converged_hmc", "logistic_regression", "shipped_classification"])
+@pytest.mark.parametrize("method", ["laplace", "converged_hmc", "nuts", "logistic_regression",
+                                    "shipped_classification"])
 def test_rows_for_classes_find_the_line(method: str, tmp_path: Path) -> None:
     figures, record = cell("lc_2c_context_100", method).compute(Workspace(tmp_path))
     assert (figures["accuracy_ensembled"]["mean"] or 0) > 85
-    assert ("converged" in record) == (method == "converged_hmc")
+    assert ("converged" in record) == (method in ("converged_hmc", "nuts"))
 
 
 @pytest.mark.usefixtures("made_up_tables")

@@ -14,6 +14,7 @@ from typing import Any
 from posteria.bench.methods import OWN, Trained
 from posteria.bench.setups import ROWS, Setup
 from posteria.errors import InputError
+from posteria.reference import NUTS
 from posteria.training import TrainConfig
 
 _Options = Mapping[str, Mapping[str, Any]]
@@ -49,7 +50,11 @@ _FEW_ITERATIONS = {"num_warmup": 50, "iterations": 100, "num_samples": 25, "thin
 _SMOKE_BASELINES: _Options = {"optimization": {"iterations": 100, "num_chains": 5}, "paper_langevin": _FEW_ITERATIONS,
                               "paper_hmc": _FEW_ITERATIONS,
                               "laplace": {"iterations": 20, "num_starts": 1, "dense_up_to": 256},
-                              "hmc": {"num_warmup": 30, "num_samples": 20, "rounds": 1, "max_steps": 4}}
+                              "hmc": {"num_warmup": 30, "num_samples": 20, "rounds": 1, "max_steps": 4},
+                              NUTS: {"num_warmup": 30, "num_samples": 20, "attempts": 1, "max_tree_depth": 4}}
+# On a context of Table 3, and on one of a network, whose chains do not converge in theta however long they are.
+_NUTS = {"num_warmup": 250, "num_samples": 250, "attempts": 1}
+_NUTS_OF_NETWORKS = {"num_warmup": 100, "num_samples": 100, "attempts": 1, "max_tree_depth": 8}
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,8 @@ class Scale:
         """Settings of a baseline: its own, but at scale ``smoke``, and where more rounds would be in vain."""
         if self.name == "smoke":
             return dict(_SMOKE_BASELINES.get(name, {}))
+        if name == NUTS:
+            return dict(_NUTS_OF_NETWORKS if setup.task.startswith("nonlinear") else _NUTS)
         # Chains that keep to one labelling never converge in theta, however long they are.
         return {"rounds": 1} if name == "hmc" and setup.build_model().exchangeable_axes else {}
 

@@ -36,6 +36,7 @@ from posteria.bench.tabular_rows import SHIPPED, SKLEARN, Shipped, Sklearn, base
 from posteria.bench.tabular_scores import scores_of_posterior, summarise_tables
 from posteria.bench.workspace import Workspace, training_record
 from posteria.errors import InputError
+from posteria.reference import NUTS
 from posteria.training import TrainConfig
 
 BENCH = "tabular"
@@ -51,17 +52,19 @@ FAMILIES: dict[str, Setup] = {
 Row = Method | Sklearn | Shipped
 # Real tables reward honest probabilities: a covariance, where our own choice for many features has none.
 _FULL = Trained("reverse_kl", "full", "iterative")
+# NumPyro's, one context after the other.
+_NUTS = PerDataset(NUTS, NUTS, ours=True)
 ROWS: dict[str, Row] = {**{key: METHODS[key] for key in ("random", "exact", "laplace", "converged_hmc")}, **SKLEARN,
-                        **SHIPPED, **{row.key: row for row in (*TRAINED, _FULL)}}
-# Beside the trained rows of every model; and those that a network has where they are named, because of their cost.
+                        **SHIPPED, **{row.key: row for row in (*TRAINED, _FULL, _NUTS)}}
+# Beside the trained rows of every model; and those that a model has where they are named, because of their cost.
 _BESIDE: dict[str, tuple[str, ...]] = {
     "lr": ("random", "exact", "laplace", "converged_hmc", "bayesian_ridge", "shipped_regression"),
     "nlr_relu1": ("random", "mlp_regressor", "shipped_neural_regression"),
     "lc_2c": (_FULL.key, "random", "laplace", "converged_hmc", "logistic_regression", "shipped_classification"),
     "nlc_relu1_2c": ("random", "mlp_classifier", "shipped_neural_classification"),
 }
-_SLOW: dict[str, tuple[str, ...]] = {"lr": (), "lc_2c": (), "nlr_relu1": ("laplace", "converged_hmc"),
-                                     "nlc_relu1_2c": ("laplace", "converged_hmc")}
+_SLOW: dict[str, tuple[str, ...]] = {"lr": (NUTS,), "lc_2c": (NUTS,), "nlr_relu1": ("laplace", "converged_hmc", NUTS),
+                                     "nlc_relu1_2c": ("laplace", "converged_hmc", NUTS)}
 
 
 @dataclass(frozen=True)
@@ -182,8 +185,8 @@ def tabular_cells(scale: Scale, seeds: int | None = None, setups: Sequence[str] 
         scale: budget and sizes.
         seeds: how many training seeds; default the scale's.
         setups: some columns, such as "lr_whole_fold"; default all.
-        methods: keys of some rows; default all but the baselines that are too slow for networks, which are run where
-            they are named.
+        methods: keys of some rows; default all but NUTS and the baselines that are too slow for networks, which are
+            run where they are named.
 
     Raises:
         InputError: a setup or method that does not exist.
@@ -204,7 +207,7 @@ def _of_contexts(family: str, row: Row, scale: Scale, seed: int) -> Iterator[Tab
 
 
 def _rows_of(family: str, named: Sequence[str]) -> tuple[str, ...]:
-    """Keys of the rows that a model has, those too slow for networks where they are named."""
+    """Keys of the rows that a model has, those too slow for it where they are named."""
     return (*(row.key for row in TRAINED), *_BESIDE[family], *(key for key in _SLOW[family] if key in named))
 
 
