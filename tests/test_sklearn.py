@@ -91,6 +91,21 @@ def test_threads_share_one_estimator() -> None:
     np.testing.assert_array_equal(scores, cross_val_score(AmortizedRegressor(num_samples=50), X, y, cv=4))
 
 
+@pytest.mark.parametrize(("most", "while_fitting"), [(2**16, 1), (10, 2)])
+def test_small_tables_take_one_thread_and_give_the_others_back(
+        most: int, while_fitting: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, whole = [], Estimator.posterior
+    monkeypatch.setattr(Estimator, "posterior", lambda *args: (seen.append(torch.get_num_threads()), whole(*args))[1])
+    monkeypatch.setattr(posteria.sklearn, "_SMALL", most)
+    threads, X = torch.get_num_threads(), np.random.default_rng(0).normal(size=(20, 2))
+    torch.set_num_threads(2)
+    try:
+        AmortizedRegressor(num_samples=10).fit(X, X[:, 0]).predict(X)
+        assert (seen, torch.get_num_threads()) == ([while_fitting], 2)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_column_transformer_feeds_arrays_and_frames() -> None:
     table, y = mixed()
     table = table.astype({"member": int})  # a boolean is a level in a frame, and not scaled
