@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from posteria.bench import universal_bench
 from posteria.bench.runner import run_cells
 from posteria.bench.scales import scale_named
 from posteria.bench.universal_bench import SIZES, Sizes, figures_of, universal_cells
-from posteria.bench.universal_cases import CASES, HELD_OUT, TRAINED
+from posteria.bench.universal_cases import CASES, HELD_OUT, TRAINED, homes
 from posteria.bench.universal_report import write_universal_report
 from posteria.bench.variational import bound_of, optimised
 from posteria.bench.workspace import Workspace
@@ -89,3 +90,25 @@ def test_a_cell_runs_and_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     text = paths[0].read_text()
     assert "| logistic | trained |" in text
     assert "80% pass with refinement" in text
+
+
+def test_answers_are_compared_with_nuts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight schools, whose masked feature is no parameter of theirs."""
+    monkeypatch.setitem(SIZES, "smoke", Sizes(1, 5, 1, 5))
+    monkeypatch.setattr(universal_bench, "_NUTS", {"num_chains": 4, "num_samples": 500, "attempts": 1})
+    scale, workspace = scale_named("smoke"), Workspace(tmp_path)
+    assert run_cells(universal_cells(scale, ["eight_schools"]), workspace).failed == 0
+    (result,) = workspace.store.results()
+    assert result.record["parameters"] == [11, 11]
+    compared = result.figures["compared"]["mean"]
+    assert result.figures["near_up_to_chance"]["mean"] == (1.0 if compared else None)
+    text = write_universal_report(scale, workspace.store, tmp_path / "reports")[0].read_text()
+    assert f"of {compared:.0f} |" in text
+
+
+def test_homes_are_in_counties_of_different_sizes() -> None:
+    inputs = homes(generator_for(0))
+    sizes = inputs.x[0, :, 0].long().bincount(minlength=85)
+    assert (inputs.num_observations.item(), len(sizes)) == (919, 85)
+    assert sizes.max() > 5 * sizes.float().median()
+    assert set(inputs.x[0, :, 1].tolist()) == {0.0, 1.0}

@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 from posteria.bench.runner import CaseCell, Figures
+from posteria.bench.samplers import moments_of
 from posteria.bench.scales import Scale
 from posteria.bench.store import key_of
-from posteria.bench.universal_cases import CASES, UniversalCase
+from posteria.bench.trust_accuracy import MOST_MEAN_ERROR, Errors, Reference, errors_of
+from posteria.bench.universal_cases import CASES, DesignedCase, UniversalCase
 from posteria.bench.variational import bound_of, optimised
 from posteria.bench.workspace import Workspace
 from posteria.densities.skewed import SkewedTheta
@@ -28,12 +30,20 @@ from posteria.every_model import universal
 from posteria.models import Model
 from posteria.posterior import Posterior
 from posteria.randomness import generator_for
+from posteria.reference import NUTS, BaselineRun, Empirical, run_baseline
+from posteria.refinement.accuracy import Accuracy
 from posteria.refinement.weights import MAX_PARETO_K
+from posteria.trust.diagnosis import Diagnosis
 from posteria.types import Dataset
 
 BENCH = "universal"
 _VERSION = 2
 _SEED = 77_004_211
+# Of the reference, and draws of an answer that is compared with it.
+_NUTS, _ANSWER_DRAWS = {"num_chains": 4, "num_samples": 2000, "target_accept": 0.95}, 8000
+# Of parameters without moments beyond the second, sds take more draws than a cheap rung has.
+_MEANS_ALONE = Accuracy(sd=0.99)
+_BESIDE_NUTS = ("near", "near_up_to_chance", "nuts_seconds")
 
 
 @dataclass(frozen=True)
@@ -106,7 +116,7 @@ def _signature_of(estimator: Estimator) -> str:
 
 
 # -- measuring ------------------------------------------------------------------------------------
-def _measured(case: UniversalCase, sizes: Sizes, seed: int) -> Iterator[Mapping[str, Tensor]]:
+def _measured(case: UniversalCase | DesignedCase, sizes: Sizes, seed: int) -> Iterator[Mapping[str, Tensor]]:
     network, sizes = universal(), sizes.reduced() if case.large else sizes
     for number in range(sizes.batches):
         generator = generator_for(_SEED + seed, number)
@@ -115,7 +125,8 @@ def _measured(case: UniversalCase, sizes: Sizes, seed: int) -> Iterator[Mapping[
         began = time.perf_counter()
         posterior = network.posterior(task.model, dataset)
         seconds = (time.perf_counter() - began) / len(dataset)
-        columns = _checked(posterior, seed) | _gaps(posterior, task.model, dataset, sizes, number)
+        columns = (_beside_nuts(posterior, case.beside_nuts, seed) if case.beside_nuts else
+                   _checked(posterior, seed) | _gaps(posterior, task.model, dataset, sizes, number))
         size = float(task.model.layout_of(dataset).size)
         yield columns | {name: torch.full((len(dataset),), value, dtype=torch.double) for name, value in (
             ("seconds", seconds), ("parameters", size), ("batch", float(number)))}
@@ -124,13 +135,50 @@ def _measured(case: UniversalCase, sizes: Sizes, seed: int) -> Iterator[Mapping[
 def _checked(posterior: Posterior, seed: int) -> dict[str, Tensor]:
     """Importance weights of q, and where these are no good, of a proposal of the dataset's own (the cheap rung)."""
     found = posterior.diagnose()
+    if bool((found.pareto_k < MAX_PARETO_K).all()):
+        return _weights_of(found, torch.ones_like(found.pareto_k, dtype=torch.bool))
+    refined = posterior.refine("laplace", seed=seed)
+    return _weights_of(found, ~refined.failed)
+
+
+def _weights_of(found: Diagnosis, refined: Tensor) -> dict[str, Tensor]:
     passed = found.pareto_k < MAX_PARETO_K
-    cheap = passed.clone()
-    if not passed.all():
-        refined = posterior.refine("laplace", seed=seed)
-        cheap |= torch.tensor([status == "refined" for status in refined.status])
-    return {"passed": passed.double(), "passed_cheaply": cheap.double(), "ess": found.ess.double(),
+    return {"passed": passed.double(), "passed_cheaply": (passed | refined).double(), "ess": found.ess.double(),
             "unfit": (~found.pareto_k.isfinite()).double()}
+
+
+def _beside_nuts(posterior: Posterior, count: int, seed: int) -> dict[str, Tensor]:
+    """The same, asked for means alone; and for the first few datasets whether the means are those of NUTS.
+
+    ``near`` is 1 where all means are within 0.1 sd, ``near_up_to_chance`` where they are but for three standard errors;
+    NaN where there was no answer, or NUTS has not converged.
+    """
+    refined = posterior.refine("laplace", target=_MEANS_ALONE, num_draws=_ANSWER_DRAWS, seed=seed)
+    chosen = torch.arange(min(count, len(refined)))
+    theta = refined.posterior.sample_theta(_ANSWER_DRAWS, seed)[chosen]
+    run = run_baseline(posterior.model, posterior.dataset[chosen], NUTS, seed=seed, **_NUTS)
+    errors = _errors(theta, run, run.converged & ~refined.failed[chosen])
+    known = errors.mean.isfinite()
+    compared = {"near": errors.mean <= MOST_MEAN_ERROR,
+                "near_up_to_chance": errors.mean <= MOST_MEAN_ERROR + errors.allowance,
+                "nuts_seconds": torch.full_like(errors.mean, run.seconds / len(chosen))}
+    columns = _weights_of(refined.diagnosis, ~refined.failed)
+    for name, values in compared.items():
+        columns[name] = torch.full((len(refined),), torch.nan, dtype=torch.double)
+        columns[name][chosen] = torch.where(known, values.double(), torch.nan)
+    return columns
+
+
+def _errors(theta: Tensor, run: BaselineRun, usable: Tensor) -> Errors:
+    """Of draws theta (B, S, P), over the parameters that the datasets have, which is the same for all of them."""
+    active = run.model.active(run.dataset)
+
+    def present(model: Model, dataset: Dataset, theta: Tensor) -> Tensor:
+        return theta[..., active[0]]
+
+    answer = Posterior(run.model, run.dataset, Empirical(theta, active))
+    reference = Reference(moments_of(run.theta[..., active[0]]), usable, False)
+    return errors_of(answer, reference, present, theta.shape[1])
 
 
 def _gaps(posterior: Posterior, model: Model, dataset: Dataset, sizes: Sizes, number: int) -> dict[str, Tensor]:
@@ -153,7 +201,10 @@ def figures_of(columns: Mapping[str, Tensor]) -> Figures:
     figures: dict[str, Mapping[str, float | None]] = {"datasets": _entry(float(len(columns["passed"])))}
     for name in ("passed", "passed_cheaply", "ess", "unfit", "seconds"):
         figures[name] = _over_batches(columns[name], columns["batch"])
-    known = columns["gap"].isfinite()
+    for name in (name for name in _BESIDE_NUTS if name in columns):
+        compared = columns[name][columns[name].isfinite()]
+        figures |= {name: _entry(float(compared.mean())), "compared": _entry(float(len(compared)))}
+    known = columns["gap"].isfinite() if "gap" in columns else torch.zeros(0)
     if known.any():
         gap = columns["gap"][known]
         figures |= {"gap": _over_batches(gap, columns["batch"][known]), "gap_median": _entry(float(gap.median())),

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
+from posteria.models import Model, build_model
 from posteria.tasks.many_models import FAMILIES, LOG_LINK, LOGIT, Family, VariedInputsTask, generalized_linear, pose
+from posteria.types import Dataset
 
 _ROWS, _COLUMNS, _MOST_CELLS = (4, 2000), (1, 64), 20_000
-TRAINED, BEYOND, WIDE, NARROW, HELD_OUT = (
-    "trained", "beyond", "wide_priors", "narrow_priors", "held_out")
+TRAINED, BEYOND, WIDE, NARROW, HELD_OUT, NUTS_TOO = (
+    "trained", "beyond", "wide_priors", "narrow_priors", "held_out", "beside_nuts")
+# Standard errors of eight coaching programmes (Rubin 1981, J. Educ. Stat. 6), over 10.
+_SCHOOLS = (1.5, 1.0, 1.6, 1.1, 0.9, 1.1, 1.0, 1.8)
+# A radon survey's size: homes, counties, and the share measured on the first floor (Gelman & Hill 2007, section 12.2).
+_HOMES, _COUNTIES, _FIRST_FLOOR = 919, 85, 0.17
+
+
+class Drawn(Protocol):
+    """A task as the bench uses it."""
+
+    model: Model
+
+    def draw(self, num_datasets: int, generator: torch.Generator) -> tuple[Dataset, Tensor]:
+        """Datasets and their theta (B, P)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -23,6 +41,7 @@ class UniversalCase:
         rows, columns, most_cells: as for :class:`posteria.tasks.ManyModelsTask`.
         large: datasets take much time and memory, so that a cell has a tenth of them.
         log_concave: of its likelihood; what a Gaussian may lose is judged by it.
+        beside_nuts: datasets of every batch that are compared with NUTS.
     """
 
     family: Family
@@ -31,10 +50,71 @@ class UniversalCase:
     most_cells: int = _MOST_CELLS
     large: bool = False
     log_concave: bool = True
+    beside_nuts: int = 0
 
     def task(self, generator: torch.Generator) -> VariedInputsTask:
         """The task of one model, drawn anew."""
         return pose(self.family, self.rows, self.columns, self.most_cells, generator)
+
+
+@dataclass(frozen=True)
+class DesignedTask:
+    """Datasets simulated from a model, all at the same inputs (a batch of one, without y)."""
+
+    model: Model
+    inputs: Dataset
+
+    def draw(self, num_datasets: int, generator: torch.Generator) -> tuple[Dataset, Tensor]:
+        """B datasets and their theta (B, P)."""
+        inputs = self.inputs[torch.zeros(num_datasets, dtype=torch.long)]
+        theta = self.model.sample_prior(inputs, 1, generator)[:, 0]
+        return self.model.simulate(theta, inputs, generator), theta
+
+
+@dataclass(frozen=True)
+class DesignedCase:
+    """A model that is not drawn, at inputs that are; the answers are compared with NUTS, too.
+
+    Attributes:
+        model: of all datasets.
+        inputs: drawn anew for every batch.
+        large, log_concave: see :class:`UniversalCase`.
+        beside_nuts: datasets of every batch that are compared.
+    """
+
+    model: Model
+    inputs: Callable[[torch.Generator], Dataset]
+    large: bool = True
+    log_concave: bool = False
+    beside_nuts: int = 2
+
+    def task(self, generator: torch.Generator) -> DesignedTask:
+        """The task at inputs drawn anew."""
+        return DesignedTask(self.model, self.inputs(generator))
+
+
+def _inputs(*columns: Tensor, features: tuple[bool, ...]) -> Dataset:
+    x = torch.stack(columns, -1)[None]
+    return Dataset(x, None, torch.ones(x.shape[:2], dtype=torch.bool), torch.tensor([features]))
+
+
+def schools(generator: torch.Generator) -> Dataset:
+    """A row per school: its number, its standard error, and a feature that is not there."""
+    error = torch.tensor(_SCHOOLS)
+    return _inputs(torch.arange(len(error)).float(), error, torch.zeros_like(error), features=(True, True, False))
+
+
+def homes(generator: torch.Generator) -> Dataset:
+    """A row per home: its county, of very different sizes, and whether it was measured on the first floor."""
+    sizes = torch.randn(_COUNTIES, generator=generator).exp()
+    county = torch.multinomial(sizes, _HOMES, replacement=True, generator=generator)
+    first = torch.rand(_HOMES, generator=generator) < _FIRST_FLOOR
+    return _inputs(county.float(), first.float(), features=(True, True))
+
+
+def _radon(varying_slopes: bool) -> DesignedCase:
+    model = build_model("hierarchical", family="gaussian", groups=_COUNTIES, varying_slopes=varying_slopes)
+    return DesignedCase(model, homes, beside_nuts=1 if varying_slopes else 2)  # NUTS takes minutes there
 
 
 # Log-concave in the coefficients for normal and Laplace priors; noise scales and Student-t priors apart.
@@ -58,10 +138,15 @@ def _conditions(name: str, family: Family) -> dict[str, UniversalCase]:
     return found
 
 
-CASES: Mapping[str, Mapping[str, UniversalCase]] = {
+_MANY_GROUPS = UniversalCase(
+    Family("hierarchical", {"groups": [25, 50, 100], "varying_slopes": [False, True], "family": ["gaussian"]},
+           (0.3, 3.0), (1, 3)), (500, 2000), most_cells=8000, large=True, log_concave=False)
+CASES: Mapping[str, Mapping[str, UniversalCase | DesignedCase]] = {
     **{name: _conditions(name, family) for name, family in FAMILIES.items()},
     **{name: {HELD_OUT: UniversalCase(family)} for name, family in _UNSEEN.items()},
-    "many_groups": {HELD_OUT: UniversalCase(
-        Family("hierarchical", {"groups": [25, 50, 100], "varying_slopes": [False, True], "family": ["gaussian"]},
-               (0.3, 3.0), (1, 3)), (500, 2000), most_cells=8000, large=True, log_concave=False)},
+    "many_groups": {HELD_OUT: _MANY_GROUPS, NUTS_TOO: replace(_MANY_GROUPS, beside_nuts=1)},
+    "eight_schools": {NUTS_TOO: DesignedCase(
+        build_model("hierarchical", family="gaussian", noise="column", groups=len(_SCHOOLS)), schools)},
+    "radon": {NUTS_TOO: _radon(False)},
+    "radon_slopes": {NUTS_TOO: _radon(True)},
 }
