@@ -14,7 +14,7 @@ from posteria.shipped import load
 from posteria.types import Dataset
 
 NAME = "universal"
-_WIDENINGS = 32
+_WIDENINGS = 64
 
 
 def serves_every_model(estimator: Estimator) -> bool:

@@ -82,7 +82,7 @@ def test_figures_of_known_columns() -> None:
 
 
 def test_a_cell_runs_and_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SIZES, "smoke", Sizes(1, 3, 1, 5))
+    monkeypatch.setitem(SIZES, "smoke", (Sizes(1, 3, 1, 5), Sizes(1, 1, 1, 5)))
     scale, workspace = scale_named("smoke"), Workspace(tmp_path)
     tally = run_cells(universal_cells(scale, ["logistic", "survival"], [TRAINED, HELD_OUT]), workspace)
     assert (tally.run, tally.failed) == (2, 0)
@@ -94,7 +94,7 @@ def test_a_cell_runs_and_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_answers_are_compared_with_nuts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight schools, whose masked feature is no parameter of theirs."""
-    monkeypatch.setitem(SIZES, "smoke", Sizes(1, 5, 1, 5))
+    monkeypatch.setitem(SIZES, "smoke", (Sizes(1, 5, 1, 5), Sizes(1, 5, 1, 5)))
     monkeypatch.setattr(universal_bench, "_NUTS", {"num_chains": 4, "num_samples": 500, "attempts": 1})
     scale, workspace = scale_named("smoke"), Workspace(tmp_path)
     assert run_cells(universal_cells(scale, ["eight_schools"]), workspace).failed == 0

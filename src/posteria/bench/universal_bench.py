@@ -37,7 +37,7 @@ from posteria.trust.diagnosis import Diagnosis
 from posteria.types import Dataset
 
 BENCH = "universal"
-_VERSION = 2
+_VERSION = 3
 _SEED = 77_004_211
 # Of the reference, and draws of an answer that is compared with it.
 _NUTS, _ANSWER_DRAWS = {"num_chains": 4, "num_samples": 2000, "target_accept": 0.95}, 8000
@@ -55,13 +55,11 @@ class Sizes:
     optimised: int
     steps: int
 
-    def reduced(self) -> Sizes:
-        """A tenth of the datasets."""
-        return Sizes(max(2, self.batches // 2), max(1, self.batch_size // 5), max(1, self.optimised // 2), self.steps)
 
-
-SIZES: dict[str, Sizes] = {"smoke": Sizes(2, 5, 1, 20), "laptop": Sizes(10, 25, 2, 500),
-                              "paper": Sizes(40, 25, 40, 500)}
+# Of a scale: for most cases, and for large ones, whose datasets take much time and memory.
+SIZES: dict[str, tuple[Sizes, Sizes]] = {
+    "smoke": (Sizes(2, 5, 1, 20), Sizes(2, 1, 1, 20)), "laptop": (Sizes(40, 25, 40, 500), Sizes(5, 5, 1, 500)),
+    "paper": (Sizes(40, 25, 40, 500), Sizes(40, 25, 10, 500))}
 
 
 @dataclass(frozen=True)
@@ -79,17 +77,20 @@ class UniversalCell(CaseCell):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        sizes = SIZES[self.scale.name]
-        return {"bench": BENCH, "case": self.case, "condition": self.condition, "sizes": vars(sizes), "seed": self.seed,
-                "weights": self.signature, "version": _VERSION}
+        return {"bench": BENCH, "case": self.case, "condition": self.condition, "sizes": vars(self.sizes),
+                "seed": self.seed, "weights": self.signature, "version": _VERSION}
+
+    @property
+    def sizes(self) -> Sizes:
+        """How much is spent."""
+        return SIZES[self.scale.name][CASES[self.case][self.condition].large]
 
     @property
     def group(self) -> str:
         return key_of(self.identity)
 
     def compute(self, workspace: Workspace) -> tuple[Figures, Mapping[str, Any]]:
-        sizes, case = SIZES[self.scale.name], CASES[self.case][self.condition]
-        parts = list(_measured(case, sizes, self.seed))
+        parts = list(_measured(CASES[self.case][self.condition], self.sizes, self.seed))
         columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return figures_of(columns), {"parameters": [int(columns["parameters"].min()), int(columns["parameters"].max())]}
 
@@ -117,7 +118,7 @@ def _signature_of(estimator: Estimator) -> str:
 
 # -- measuring ------------------------------------------------------------------------------------
 def _measured(case: UniversalCase | DesignedCase, sizes: Sizes, seed: int) -> Iterator[Mapping[str, Tensor]]:
-    network, sizes = universal(), sizes.reduced() if case.large else sizes
+    network = universal()
     for number in range(sizes.batches):
         generator = generator_for(_SEED + seed, number)
         task = case.task(generator)

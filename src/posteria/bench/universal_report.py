@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 _MOST_LOST, _MOST_LOST_ELSEWHERE = 0.005, 0.02
 _LEAST_PASSED, _LEAST_ESS = 0.8, 0.8
 _INTRODUCTION = """\
-Every cell: {datasets} fresh datasets in {batches} batches, each with a model, priors, sizes and features of its own.
+Every cell: {datasets} fresh datasets in {batches} batches, each with a model, priors, sizes and features of its own;
+where they are large {few}.
 
 - *passed*: share with Pareto k-hat below 0.7 for importance weights of the network's answer; *with refinement*: or of
   the cheap refined proposal. *ESS*: effective draws of 1,000.
 - *gap*: nats per observation by which {steps} steps of Adam on the evidence lower bound, dataset by dataset and from
-  the network's answer, better the bound; over the first {optimised} batches. A specialist of the same density cannot
-  do better than that on average. Standard errors are over batches.
+  the network's answer, better the bound; over {optimised} of the batches ({few_optimised} of large ones). A specialist
+  of the same density cannot do better than that on average. Standard errors are over batches.
 - *near NUTS*: of the few datasets that were compared, the share whose means are all within 0.1 sd of NumPyro's NUTS
   (8,000 draws, R-hat below 1.01), and in brackets up to three standard errors. The cheap rung is asked for means alone
   there: sds of heavy tails take more draws. Answers that fail, and NUTS where it does not converge, are left out.
@@ -41,9 +42,10 @@ def write_universal_report(scale: Scale, store: ResultStore, folder: Path) -> li
     frame = _frame(list(newest.values()))
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"universal_{scale.name}.{ending}" for ending in ("md", "csv")]
-    sizes = SIZES[scale.name]
-    introduction = _INTRODUCTION.format(datasets=sizes.batches * sizes.batch_size, batches=sizes.batches,
-                                        steps=sizes.steps, optimised=sizes.optimised)
+    sizes, large = SIZES[scale.name]
+    introduction = _INTRODUCTION.format(
+        datasets=f"{sizes.batches * sizes.batch_size:,}", batches=sizes.batches, few=large.batches * large.batch_size,
+        steps=sizes.steps, optimised=sizes.optimised, few_optimised=large.optimised)
     text = ["# One network for every model", "", f"    posteria bench universal --scale {scale.name}", "", introduction,
             "", *(markdown_table(frame) if len(frame) else ["Not measured."])]
     paths[0].write_text("\n".join(text) + "\n", encoding="utf-8")
