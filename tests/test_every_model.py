@@ -14,7 +14,7 @@ from posteria.estimator import Estimator, EstimatorInfo
 from posteria.every_model import Universal
 from posteria.models import build_model
 from posteria.models.repriored import repriored
-from posteria.parts import Part
+from posteria.parts import Part, is_collapsed
 from posteria.training import TrainConfig, build, train
 
 SHARED = {"name": "iterative", "options": {"shared": True, "lines": True}}
@@ -136,3 +136,21 @@ def test_training_on_many_models_and_special_training_from_it(tmp_path: Path) ->
     with pytest.raises(InputError, match="start: got"):
         build(TrainConfig.of(model={"name": "linear_regression", "options": {"noise": "inferred"}}, steps=1,
                              start=str(tmp_path / "plain"), task="simulated"))
+
+
+@pytest.mark.parametrize("shift", ["in_distribution", "scale_x5", "outliers", "n_8"])
+@pytest.mark.parametrize(("name", "options"), [
+    ("linear_regression", {"noise": "inferred"}), ("generalized_linear", {"family": "gaussian"})])
+def test_a_line_with_noise_inferred_has_its_exact_posterior(name: str, options: dict[str, str], shift: str) -> None:
+    model = build_model(name, **options)
+    dataset = draw_shifted(model, 3, SHIFTS[shift], 4)
+    posterior = Universal(network()).posterior(model, dataset, prior_scale=2.0)
+    assert (posterior.diagnose().ess > 990).all()
+    assert set(posterior.refine().status) == {"amortized"}
+
+
+def test_other_priors_of_a_line_go_to_the_network() -> None:
+    model = build_model("linear_regression", noise="inferred")
+    made = Universal(network())
+    assert not is_collapsed(made.estimator(model, priors={"weights": Laplace(0.0, 1.0)}).density_part)
+    assert is_collapsed(made.estimator(model).density_part)

@@ -28,7 +28,7 @@ from posteria.errors import CheckpointError, DataError, UnsupportedError
 from posteria.models import Model, build_model, model_to_json
 from posteria.models.collapsed import CollapsedLogJoint
 from posteria.models.log_joint import ModelLogJoint
-from posteria.parts import Part, build_density, build_encoder, completed, encoder_spec, is_collapsed
+from posteria.parts import Part, build_density, build_encoder, completed, encoder_spec, is_collapsed, looked_up
 from posteria.posterior import Encoding, Posterior
 from posteria.randomness import generator_for
 from posteria.trust.familiarity import Familiarity, learn_familiarity
@@ -104,8 +104,12 @@ class Estimator(nn.Module):
         """Datasets are padded to the most columns, because encoder or density has one size."""
         return not (self.encoder.free_size and self.density.free_size)
 
-    def for_model(self, model: Model) -> Estimator:
+    def for_model(self, model: Model, collapse: bool = False) -> Estimator:
         """The same networks, weights shared, for another model: itself where it is the model already.
+
+        Args:
+            model: whose posteriors are wanted.
+            collapse: integrate out what can be, see :mod:`posteria.densities.collapsed`.
 
         Raises:
             UnsupportedError: the encoder is made for one model, or the density for one number of parameters.
@@ -116,7 +120,9 @@ class Estimator(nn.Module):
             raise UnsupportedError("density: made for one number of parameters; takes an estimator of any number of "
                                    "columns")
         other = copy.copy(self)
-        encoder = self.encoder.for_spec(encoder_spec(model, self.info.columns[1], self.density_part))
+        if collapse:
+            other.density_part = replace(self.density_part, options={**self.density_part.options, "collapse": True})
+        encoder = self.encoder.for_spec(encoder_spec(model, self.info.columns[1], other.density_part))
         other._modules = {**self._modules, "encoder": encoder}
         other.model, other.familiarity = model, None
         return other
@@ -167,9 +173,12 @@ class Estimator(nn.Module):
         with autocast:
             return self.encoder(dataset, log_joint)
 
-    def _distribution(self, context: Context, dataset: Dataset) -> ThetaDistribution:
+    def _distribution(self, context: Context, dataset: Dataset, exactly: bool = False) -> ThetaDistribution:
         base = self.density(context)
-        return completed(base, self.model, dataset) if is_collapsed(self.density_part) else base
+        if not is_collapsed(self.density_part):
+            return base
+        found = completed(base, self.model, dataset)
+        return looked_up(found, self.model, dataset) if exactly else found
 
     def forward(self, dataset: Dataset) -> ThetaDistribution:
         return self.distribution(dataset)
@@ -186,7 +195,7 @@ class Estimator(nn.Module):
         try:
             prepared = self.prepare(dataset.to(self.device))
             context = self.context(prepared)
-            return Posterior(self.model, prepared, self._distribution(context, prepared), self.info,
+            return Posterior(self.model, prepared, self._distribution(context, prepared, exactly=True), self.info,
                              encoding=Encoding(context.summary, self.familiarity))
         finally:
             self.train(was_training)

@@ -9,6 +9,7 @@ from posteria.estimator import Estimator
 from posteria.models import Model
 from posteria.models.priors import Priors
 from posteria.models.repriored import repriored
+from posteria.parts import leaves_one
 from posteria.posterior import Posterior
 from posteria.shipped import load
 from posteria.types import Dataset
@@ -49,12 +50,18 @@ class Universal:
     def estimator(self, model: Model, priors: Priors | None = None, prior_scale: float | None = None) -> Estimator:
         """The estimator of one model: shares the network's weights.
 
+        Where all parameters but one can be integrated out (a line with normal priors whose noise is inferred), the
+        posterior is exact: that one is looked up, and the others are drawn given it.
+
         Args:
             model: any model with a likelihood, a user's own included.
             priors, prior_scale: in place of the model's, see :func:`posteria.models.repriored.repriored`.
         """
         changed = priors is not None or prior_scale is not None
-        return self.network.for_model(repriored(model, priors, prior_scale) if changed else model)
+        model = repriored(model, priors, prior_scale) if changed else model
+        if leaves_one(model):  # nothing to search for: that one is looked up
+            return self.network.looking(climbs=0, widenings=0).for_model(model, collapse=True)
+        return self.network.for_model(model)
 
     def posterior(self, model: Model, dataset: Dataset, priors: Priors | None = None,
                   prior_scale: float | None = None) -> Posterior:

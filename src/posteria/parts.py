@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
+from posteria.ascent import climb
 from posteria.densities import DENSITIES
 from posteria.densities.base import Density
 from posteria.densities.collapsed import CollapsedTheta
 from posteria.densities.symmetric import Symmetrised, permutations_of_axis
+from posteria.densities.tabulated import tabulate
 from posteria.encoders import ENCODERS
 from posteria.encoders.base import Encoder, EncoderSpec
 from posteria.errors import InputError
 from posteria.models import Model
-from posteria.models.collapsed import conjugate_places
+from posteria.models.collapsed import CollapsedLogJoint, conjugate_places
 from posteria.types import ContextSpec, Dataset, ThetaDistribution
+
+# Of the search for the mode of a single parameter.
+_CLIMBS, _DAMPING = 60, 1.0
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,27 @@ def completed(base: ThetaDistribution, model: Model, dataset: Dataset) -> Collap
         return model.conditional(theta, dataset if len(index) == len(dataset) else dataset[index])
 
     return CollapsedTheta(base, conditional, places, model.active(dataset))
+
+
+def leaves_one(model: Model) -> bool:
+    """All parameters but one can be integrated out: then their posterior is exact, up to a table of that one."""
+    places = model.conjugate(model.layout(1 + len(model.extra_columns)))
+    return bool(places.any()) and int((~places).sum()) == 1
+
+
+def looked_up(found: CollapsedTheta, model: Model, dataset: Dataset) -> CollapsedTheta:
+    """The same with the rest's exact posterior in place of its density, where the rest is a single parameter."""
+    if int((~found.places).sum()) > 1:
+        return found
+    joint = CollapsedLogJoint(model, dataset.double())
+    location, scale = joint.location[0].double(), joint.scale[0].double()
+    guess = climb(joint, location.new_zeros(len(dataset), 1), _CLIMBS, _DAMPING, 1)
+
+    def log_density(theta: Tensor) -> Tensor:
+        return joint.density((theta - location)[..., None] / scale)
+
+    base = tabulate(log_density, location + scale * guess.z[:, 0], scale * guess.spread[:, 0])
+    return replace(found, base=replace(base, dtype=dataset.x.dtype))
 
 
 def _build(registry: Mapping[str, Any], kind: str, part: Part, spec: Any) -> Any:

@@ -45,7 +45,7 @@ class CollapsedLogJoint:
     def score(self, z: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             point = z.detach().requires_grad_()
-            density = self._density(point)
+            density = self.density(point)
             (score,) = torch.autograd.grad(density.sum(), point)
         return density.detach(), torch.where(self.active[:, None], score.nan_to_num(0.0), 0.0)
 
@@ -68,8 +68,8 @@ class CollapsedLogJoint:
     def fixed_noise(self, num: int, seed: int) -> Tensor:
         return self.whole.fixed_noise(num, seed)[:, self.rest]
 
-    def _density(self, z: Tensor) -> Tensor:
-        """(B, C) up to the constant that whitening makes."""
+    def density(self, z: Tensor) -> Tensor:
+        """(B, C) log density of z (B, C, Q), up to the constant that whitening makes."""
         theta = self._embedded(self.location + self.scale * z)
         mean, factor = self.model.conditional(theta, self.dataset)
         theta = theta.index_add(-1, self.places.nonzero()[:, 0], mean)
