@@ -28,7 +28,15 @@ from posteria.errors import CheckpointError, DataError, UnsupportedError
 from posteria.models import Model, build_model, model_to_json
 from posteria.models.collapsed import CollapsedLogJoint
 from posteria.models.log_joint import ModelLogJoint
-from posteria.parts import Part, build_density, build_encoder, completed, encoder_spec, is_collapsed, looked_up
+from posteria.parts import (
+    Part,
+    build_density,
+    build_encoder,
+    completed,
+    encoder_spec,
+    exact_distribution,
+    is_collapsed,
+)
 from posteria.posterior import Encoding, Posterior
 from posteria.randomness import generator_for
 from posteria.trust.familiarity import Familiarity, learn_familiarity
@@ -90,6 +98,8 @@ class Estimator(nn.Module):
         self.model = model
         self.info = info or EstimatorInfo(columns=(1, 100))
         self.encoder_part, self.density_part = Part.of(encoder), Part.of(density)
+        # Posteriors of the model are known, and the networks are not asked (see for_model).
+        self.exact = False
         # What training datasets look like; None where nobody has looked (see familiarise).
         self.familiarity: Familiarity | None = None
         # Encoders may run in lower precision (training sets this); likelihoods never do.
@@ -104,27 +114,26 @@ class Estimator(nn.Module):
         """Datasets are padded to the most columns, because encoder or density has one size."""
         return not (self.encoder.free_size and self.density.free_size)
 
-    def for_model(self, model: Model, collapse: bool = False) -> Estimator:
+    def for_model(self, model: Model, exact: bool = False) -> Estimator:
         """The same networks, weights shared, for another model: itself where it is the model already.
 
         Args:
             model: whose posteriors are wanted.
-            collapse: integrate out what can be, see :mod:`posteria.densities.collapsed`.
+            exact: its posteriors are known, so that the networks need not be asked; see
+                :func:`posteria.parts.known_exactly`.
 
         Raises:
             UnsupportedError: the encoder is made for one model, or the density for one number of parameters.
         """
-        if model is self.model:
+        if model is self.model and exact == self.exact:
             return self
         if not self.density.free_size or self.density.spec.num_parameters is not None:
             raise UnsupportedError("density: made for one number of parameters; takes an estimator of any number of "
                                    "columns")
         other = copy.copy(self)
-        if collapse:
-            other.density_part = replace(self.density_part, options={**self.density_part.options, "collapse": True})
-        encoder = self.encoder.for_spec(encoder_spec(model, self.info.columns[1], other.density_part))
+        encoder = self.encoder.for_spec(encoder_spec(model, self.info.columns[1], self.density_part))
         other._modules = {**self._modules, "encoder": encoder}
-        other.model, other.familiarity = model, None
+        other.model, other.exact, other.familiarity = model, exact, None
         return other
 
     def looking(self, **search: int) -> Estimator:
@@ -173,12 +182,9 @@ class Estimator(nn.Module):
         with autocast:
             return self.encoder(dataset, log_joint)
 
-    def _distribution(self, context: Context, dataset: Dataset, exactly: bool = False) -> ThetaDistribution:
+    def _distribution(self, context: Context, dataset: Dataset) -> ThetaDistribution:
         base = self.density(context)
-        if not is_collapsed(self.density_part):
-            return base
-        found = completed(base, self.model, dataset)
-        return looked_up(found, self.model, dataset) if exactly else found
+        return completed(base, self.model, dataset) if is_collapsed(self.density_part) else base
 
     def forward(self, dataset: Dataset) -> ThetaDistribution:
         return self.distribution(dataset)
@@ -194,8 +200,10 @@ class Estimator(nn.Module):
         self.eval()
         try:
             prepared = self.prepare(dataset.to(self.device))
+            if self.exact:
+                return Posterior(self.model, prepared, exact_distribution(self.model, prepared), self.info)
             context = self.context(prepared)
-            return Posterior(self.model, prepared, self._distribution(context, prepared, exactly=True), self.info,
+            return Posterior(self.model, prepared, self._distribution(context, prepared), self.info,
                              encoding=Encoding(context.summary, self.familiarity))
         finally:
             self.train(was_training)

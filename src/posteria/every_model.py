@@ -9,7 +9,7 @@ from posteria.estimator import Estimator
 from posteria.models import Model
 from posteria.models.priors import Priors
 from posteria.models.repriored import repriored
-from posteria.parts import leaves_one
+from posteria.parts import known_exactly
 from posteria.posterior import Posterior
 from posteria.shipped import load
 from posteria.types import Dataset
@@ -50,8 +50,8 @@ class Universal:
     def estimator(self, model: Model, priors: Priors | None = None, prior_scale: float | None = None) -> Estimator:
         """The estimator of one model: shares the network's weights.
 
-        Where all parameters but one can be integrated out (a line with normal priors whose noise is inferred), the
-        posterior is exact: that one is looked up, and the others are drawn given it.
+        Where all parameters but at most one can be integrated out (a line with normal priors, its noise known or
+        inferred), posteriors are exact, and the network is not asked.
 
         Args:
             model: any model with a likelihood, a user's own included.
@@ -59,9 +59,7 @@ class Universal:
         """
         changed = priors is not None or prior_scale is not None
         model = repriored(model, priors, prior_scale) if changed else model
-        if leaves_one(model):  # nothing to search for: that one is looked up
-            return self.network.looking(climbs=0, widenings=0).for_model(model, collapse=True)
-        return self.network.for_model(model)
+        return self.network.for_model(model, exact=known_exactly(model))
 
     def posterior(self, model: Model, dataset: Dataset, priors: Priors | None = None,
                   prior_scale: float | None = None) -> Posterior:

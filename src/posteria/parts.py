@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from posteria.ascent import climb
 from posteria.densities import DENSITIES
 from posteria.densities.base import Density
 from posteria.densities.collapsed import CollapsedTheta
+from posteria.densities.gaussian import GaussianTheta
 from posteria.densities.symmetric import Symmetrised, permutations_of_axis
 from posteria.densities.tabulated import tabulate
 from posteria.encoders import ENCODERS
@@ -102,17 +104,23 @@ def completed(base: ThetaDistribution, model: Model, dataset: Dataset) -> Collap
     return CollapsedTheta(base, conditional, places, model.active(dataset))
 
 
-def leaves_one(model: Model) -> bool:
-    """All parameters but one can be integrated out: then their posterior is exact, up to a table of that one."""
+def known_exactly(model: Model) -> bool:
+    """All parameters but at most one can be integrated out, so that there is nothing to search for or to learn."""
     places = model.conjugate(model.layout(1 + len(model.extra_columns)))
-    return bool(places.any()) and int((~places).sum()) == 1
+    return bool(places.any()) and int((~places).sum()) <= 1
 
 
-def looked_up(found: CollapsedTheta, model: Model, dataset: Dataset) -> CollapsedTheta:
-    """The same with the rest's exact posterior in place of its density, where the rest is a single parameter."""
-    if int((~found.places).sum()) > 1:
-        return found
-    joint = CollapsedLogJoint(model, dataset.double())
+@torch.no_grad()
+def exact_distribution(model: Model, dataset: Dataset) -> ThetaDistribution:
+    """The exact posterior of a model that is :func:`known_exactly`.
+
+    Where one parameter cannot be integrated out, it is looked up in a table of its log density.
+    """
+    wide, kind = dataset.double(), dataset.x.dtype
+    if model.conjugate(model.layout_of(dataset)).all():
+        mean, factor = (part[:, 0].to(kind) for part in model.conditional(_nowhere(model, wide), wide))
+        return GaussianTheta(mean, torch.ones_like(mean), model.active(dataset), factor)
+    joint = CollapsedLogJoint(model, wide)
     location, scale = joint.location[0].double(), joint.scale[0].double()
     guess = climb(joint, location.new_zeros(len(dataset), 1), _CLIMBS, _DAMPING, 1)
 
@@ -120,7 +128,12 @@ def looked_up(found: CollapsedTheta, model: Model, dataset: Dataset) -> Collapse
         return joint.density((theta - location)[..., None] / scale)
 
     base = tabulate(log_density, location + scale * guess.z[:, 0], scale * guess.spread[:, 0])
-    return replace(found, base=replace(base, dtype=dataset.x.dtype))
+    return completed(replace(base, dtype=kind), model, dataset)
+
+
+def _nowhere(model: Model, dataset: Dataset) -> Tensor:
+    """(B, 1, P) zeros."""
+    return dataset.x.new_zeros(len(dataset), 1, model.layout_of(dataset).size)
 
 
 def _build(registry: Mapping[str, Any], kind: str, part: Part, spec: Any) -> Any:
