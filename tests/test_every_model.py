@@ -151,6 +151,12 @@ def test_a_line_with_normal_priors_has_its_exact_posterior(name: str, options: d
     assert set(posterior.refine().status) == {"amortized"}
 
 
+def test_an_exact_estimator_stays_so_on_disk(tmp_path: Path) -> None:
+    model = build_model("linear_regression", noise="inferred")
+    Universal(network()).estimator(model).save(tmp_path)
+    assert Estimator.load(tmp_path).exact
+
+
 def test_other_priors_of_a_line_go_to_the_network() -> None:
     model = build_model("linear_regression", noise="inferred")
     made = Universal(network())

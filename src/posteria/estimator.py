@@ -239,7 +239,7 @@ class Estimator(nn.Module):
         return {
             "format": FORMAT, "format_version": FORMAT_VERSION, "model": model_to_json(self.model),
             "encoder": asdict(self.encoder_part), "density": asdict(self.density_part), "info": asdict(self.info),
-            "signature": _signature(self.model, self.info.columns[1]),
+            "exact": self.exact, "signature": _signature(self.model, self.info.columns[1]),
         }
 
     def save(self, path: str | Path, reference: Dataset | None = None) -> None:
@@ -279,6 +279,7 @@ class Estimator(nn.Module):
         info = description["info"]
         estimator = cls(model, Part.of(description["encoder"]), Part.of(description["density"]),
                         EstimatorInfo(tuple(info["columns"]), tuple(info["rows"]), info["training"]))
+        estimator.exact = description.get("exact", False)
         reference = {k: tensors.pop(k) for k in list(tensors) if k.startswith(_REFERENCE)}
         estimator.familiarity = Familiarity.from_tensors(
             {k.removeprefix(_FAMILIARITY): tensors.pop(k) for k in list(tensors) if k.startswith(_FAMILIARITY)})
