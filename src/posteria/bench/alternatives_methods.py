@@ -66,6 +66,8 @@ METHODS: Mapping[str, Alternative] = {
                       "the universal network and the whole trust ladder", batched=True),
     "posteria_raw": Alternative((_OURS, "build_posteria_raw"), ("torch",), "the universal network alone, unchecked",
                                 batched=True),
+    "posteria_weighted": Alternative((_OURS, "build_posteria_weighted"), ("torch", "arviz"),
+                                     "the universal network with importance weights", batched=True),
     "batched_laplace": Alternative((_OURS, "build_batched_laplace"), ("torch",),
                                    "our Laplace approximation, all datasets at once, unchecked", batched=True),
     "batched_laplace_psis": Alternative((_OURS, "build_batched_laplace_psis"), ("torch", "arviz"),

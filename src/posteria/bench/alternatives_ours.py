@@ -40,6 +40,18 @@ def build_posteria_raw(model: Model, draws: int) -> Solver:
     return _in_parts(lambda dataset, seed: Answer.of(network.posterior(model, dataset).sample_theta(draws, seed)))
 
 
+def build_posteria_weighted(model: Model, draws: int) -> Solver:
+    """The universal network with importance weights; arguments as for :func:`build_posteria`."""
+    network = universal()
+
+    def solve(dataset: Dataset, seed: int) -> Answer:
+        posterior = network.posterior(model, dataset)
+        theta, log_q = posterior.distribution.rsample_and_log_prob(draws, generator_for(seed))
+        return Answer.weighted(theta.double(), model.log_joint(theta.double(), dataset.double()), log_q.double())
+
+    return _in_parts(solve)
+
+
 def build_batched_laplace(model: Model, draws: int) -> Solver:
     """Our Laplace approximation of all datasets at once; arguments as for :func:`build_posteria`."""
     return _in_parts(lambda dataset, seed: Answer.of(_laplace(model, dataset, draws, seed)[0]))
