@@ -17,6 +17,8 @@ from posteria.randomness import randn
 from posteria.types import ThetaDistribution
 
 _LOG_2PI = math.log(2.0 * math.pi)
+# Entries of the factors that are there at a time: what fits a processor's cache.
+_MOST_ENTRIES = 2**19
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,30 @@ class CollapsedTheta:
         size = int(self.places.sum())
         noise = randn(*rest.shape[:2], size, like=rest, generator=generator) * self._others[:, None]
         index = self._everyone if index is None else index
-        rest, log_prob, noise = rest[index], log_prob[index], noise[index]
+        parts = [self._completed(rest[part], noise[part], part) for part in self._blocks(index, num_samples)]
+        theta, log_conditional = (torch.cat(part) for part in zip(*parts, strict=True))
+        return theta, log_prob[index] + log_conditional
+
+    def _completed(self, rest: Tensor, noise: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Draws (b, S, P) of some datasets from those of the rest, and the others' log density given these (b, S)."""
         mean, factor = self.conditional(self._embedded(rest), index)
         others = mean + torch.linalg.solve_triangular(factor.mT, noise[..., None], upper=True)[..., 0]
-        return self._embedded(rest, others), log_prob + self._log_normal(noise, factor, index)
+        return self._embedded(rest, others), self._log_normal(noise, factor, index)
 
     def log_prob(self, theta: Tensor) -> Tensor:
         """(B, S) log density of theta (B, S, P) over the active parameters."""
         theta = torch.where(self.active[:, None], theta, 0.0)
-        mean, factor = self.conditional(theta, self._everyone)
+        log_conditional = torch.cat([self._log_conditional(theta[part], part)
+                                     for part in self._blocks(self._everyone, theta.shape[1])])
+        return self.base.log_prob(theta[..., ~self.places]) + log_conditional
+
+    def _log_conditional(self, theta: Tensor, index: Tensor) -> Tensor:
+        mean, factor = self.conditional(theta, index)
         noise = (factor.mT @ (theta[..., self.places] - mean)[..., None])[..., 0]
-        return self.base.log_prob(theta[..., ~self.places]) + self._log_normal(noise, factor, self._everyone)
+        return self._log_normal(noise, factor, index)
+
+    def _blocks(self, index: Tensor, num_samples: int) -> tuple[Tensor, ...]:
+        return index.split(max(1, _MOST_ENTRIES // (num_samples * int(self.places.sum()) ** 2)))
 
     def detach(self) -> CollapsedTheta:
         """The same with all its parameters cut from the graph."""
