@@ -155,6 +155,12 @@ def test_too_many_bad_steps_end_the_run() -> None:
         fit(estimator, Spoiled(task, lambda n: n % 3 == 0), objective, tiny(steps=1000, validate_every=1000))
 
 
+def test_a_run_that_diverged_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("posteria.training.run.Validation.__call__", lambda *args: {"negative_elbo": 1e9})
+    with pytest.warns(UserWarning, match="training has diverged"):
+        train(tiny())
+
+
 def test_objects_train_without_names(tmp_path: Any) -> None:
     estimator, task, objective = build(tiny())
     recipe = Recipe.of(steps=20, batch_size=8, device="cpu")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -30,6 +31,8 @@ from posteria.trust import LEAST_FAMILIAR
 
 CHECKPOINT, LOG = "checkpoint.safetensors", "log.csv"
 Callback = Callable[[Row], None]
+# Nats per observation: the reverse-KL loss is tame out there, so that no step is skipped and nothing else says so.
+_DIVERGED = 1e6
 # Without validate_every, a run validates this often over its budget.
 _VALIDATIONS = 20
 _SECONDS_BETWEEN_BAR_UPDATES = 0.5
@@ -244,6 +247,7 @@ class Run:
         if not self.history or self.history[-1]["step"] < self.steps:
             self._write_row()
         self.save_checkpoint()
+        self._warn_if_diverged()
         self.average.apply()
         self.estimator.eval().encoder_dtype = None
         result = {name: value for name, value in self.history[-1].items() if math.isfinite(value)}
@@ -255,6 +259,13 @@ class Run:
             with explained_disk_errors(self.folder):
                 self.estimator.save(self.folder)
         return TrainResult(self.estimator, self.history)
+
+    def _warn_if_diverged(self) -> None:
+        lost = self.figures.get("negative_elbo", 0.0)
+        if lost > _DIVERGED:
+            warnings.warn(f"training has diverged, or the data are out of the model's reach: after {self.steps} steps "
+                          f"the bound is {-lost:.2g} nats per observation. Try a tenth of the learning rate, a longer "
+                          "warm-up, another seed, or standardised data", stacklevel=4)
 
 
 def _record(estimator: Estimator, recipe: Recipe) -> dict[str, Any]:
