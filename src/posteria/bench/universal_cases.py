@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,16 +19,6 @@ TRAINED, BEYOND, WIDE, NARROW, HELD_OUT, NUTS_TOO = (
 _SCHOOLS = (1.5, 1.0, 1.6, 1.1, 0.9, 1.1, 1.0, 1.8)
 # A radon survey's size: homes, counties, and the share measured on the first floor (Gelman & Hill 2007, section 12.2).
 _HOMES, _COUNTIES, _FIRST_FLOOR = 919, 85, 0.17
-
-
-class Drawn(Protocol):
-    """A task as the bench uses it."""
-
-    model: Model
-
-    def draw(self, num_datasets: int, generator: torch.Generator) -> tuple[Dataset, Tensor]:
-        """Datasets and their theta (B, P)."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -36,11 +36,7 @@ optimised, and half as many looks at most.
 
 def write_universal_report(scale: Scale, store: ResultStore, folder: Path) -> list[Path]:
     """Write ``universal_<scale>.md`` and ``.csv``; returns their paths."""
-    newest: dict[tuple[str, str], Result] = {}
-    for result in store.results():
-        if result.bench == BENCH and result.scale == scale.name:
-            newest[result.setup, result.method] = result  # results come in the order in which they were made
-    frame = _frame(list(newest.values()))
+    frame = _frame([r for r in store.results() if r.bench == BENCH and r.scale == scale.name])
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"universal_{scale.name}.{ending}" for ending in ("md", "csv")]
     sizes, large = SIZES[scale.name]
@@ -55,13 +51,16 @@ def write_universal_report(scale: Scale, store: ResultStore, folder: Path) -> li
 
 
 def _frame(results: list[Result]) -> pd.DataFrame:
+    """A row for the newest result of every cell; results come in the order in which they were made."""
     import pandas as pd
 
     order = {(case, condition): i for i, (case, condition) in enumerate(
         (case, condition) for case, found in CASES.items() for condition in found)}
-    usual = {r.setup: _mean(r, "ess") for r in results if r.method == TRAINED}
-    known = sorted((r for r in results if (r.setup, r.method) in order), key=lambda r: order[r.setup, r.method])
-    return pd.DataFrame([_row(r, usual.get(r.setup, math.nan)) for r in known])
+    newest = {(r.setup, r.method): r for r in results}
+    # What other priors cost is judged by the usual ones of the same version.
+    usual = {(r.setup, r.identity["version"]): _mean(r, "ess") for r in results if r.method == TRAINED}
+    known = sorted((r for key, r in newest.items() if key in order), key=lambda r: order[r.setup, r.method])
+    return pd.DataFrame([_row(r, usual.get((r.setup, r.identity["version"]), math.nan)) for r in known])
 
 
 def _row(result: Result, usual: float) -> dict[str, object]:
