@@ -51,15 +51,14 @@ def write_universal_report(scale: Scale, store: ResultStore, folder: Path) -> li
 
 
 def _frame(results: list[Result]) -> pd.DataFrame:
-    """A row for the newest result of every cell; results come in the order in which they were made."""
+    """A row for every result, in the order of the cases."""
     import pandas as pd
 
     order = {(case, condition): i for i, (case, condition) in enumerate(
         (case, condition) for case, found in CASES.items() for condition in found)}
-    newest = {(r.setup, r.method): r for r in results}
     # What other priors cost is judged by the usual ones of the same version.
     usual = {(r.setup, r.identity["version"]): _mean(r, "ess") for r in results if r.method == TRAINED}
-    known = sorted((r for key, r in newest.items() if key in order), key=lambda r: order[r.setup, r.method])
+    known = sorted((r for r in results if (r.setup, r.method) in order), key=lambda r: order[r.setup, r.method])
     return pd.DataFrame([_row(r, usual.get((r.setup, r.identity["version"]), math.nan)) for r in known])
 
 
@@ -88,6 +87,8 @@ def _goal(result: Result, usual: float) -> str:
         return _verdict(held, f"{_LEAST_PASSED:.0%} pass with refinement, means within 0.1 sd of NUTS")
     if result.method == HELD_OUT:
         return _verdict(_mean(result, "passed_cheaply") >= _LEAST_PASSED, f"{_LEAST_PASSED:.0%} pass with refinement")
+    if result.method in (WIDE, NARROW) and math.isnan(usual):
+        return "its version has no cell to judge by"
     if result.method in (WIDE, NARROW):
         return _verdict(_mean(result, "ess") >= _LEAST_ESS * usual, f"ESS at least {_LEAST_ESS:.0%} of the trained")
     concave = CASES[result.setup][result.method].log_concave and result.method != BEYOND
