@@ -41,6 +41,15 @@ def test_draws_follow_the_distribution_function_and_know_their_density() -> None
     torch.testing.assert_close(found.log_prob(theta), log_prob, rtol=0, atol=1e-3)
 
 
+def test_a_table_does_not_depend_on_those_beside_it() -> None:
+    x = torch.tensor([[0.0], [1.0]])
+    peaks = torch.tensor([[0.0], [50.0]])
+    pair = tabulate(lambda x: -(x - peaks).square() / 2, torch.zeros(2), torch.tensor([1.0, 0.1]))
+    alone = tabulate(lambda x: -x.square() / 2, torch.zeros(1), torch.ones(1))
+    assert torch.equal(pair.places[:1], alone.places)
+    torch.testing.assert_close(pair.log_prob(x.mT[..., None].expand(2, -1, -1))[:1], alone.log_prob(x.mT[..., None]))
+
+
 def test_beyond_the_table_there_is_nothing() -> None:
     found = tabulate(log_of_gamma, torch.zeros(3), torch.ones(3))
     assert (found.log_prob(torch.full((3, 1, 1), 1e3)) == -math.inf).all()

@@ -105,10 +105,12 @@ def tabulate(log_density: Callable[[Tensor], Tensor], centre: Tensor, scale: Ten
         found, resolved, top = _table(log_density, centre, scale)
         mean, sd = found.moments()
         close = ((sd / scale).log().abs() < math.log(_CLOSE)) & ((mean - centre).abs() < _CLOSE * scale)
-        if bool((resolved & close).all()):
+        settled = resolved & close
+        if bool(settled.all()):
             break
-        # A peak between two knots has no moments to go by, but a highest knot.
-        centre, scale = torch.where(resolved, mean, top[0]), torch.where(resolved, sd, top[1])
+        # A peak between two knots has no moments to go by, but a highest knot. Settled tables do not wait for others'.
+        centre = torch.where(settled, centre, torch.where(resolved, mean, top[0]))
+        scale = torch.where(settled, scale, torch.where(resolved, sd, top[1]))
     return found
 
 
