@@ -26,7 +26,8 @@ FOLDER = Path(shipped.__file__).parent / NAME
 def config_of(minutes: float, seed: int) -> TrainConfig:
     """The whole recipe. The model is nominal: batches have their own."""
     encoder = {"name": "iterative", "options": {"shared": True, "lines": True, "dense_up_to": 512}}
-    return TrainConfig.of(model="linear_regression", encoder=encoder, density="skewed", objective="reverse_kl",
+    density = {"name": "skewed", "options": {"whiten": True}}
+    return TrainConfig.of(model="linear_regression", encoder=encoder, density=density, objective="reverse_kl",
                           task="many_models", batch_size=32, minutes=minutes, seed=seed)
 
 

@@ -26,16 +26,14 @@ from posteria.densities.base import Density
 from posteria.encoders.base import Encoder
 from posteria.errors import CheckpointError, DataError, UnsupportedError
 from posteria.models import Model, build_model, model_to_json
-from posteria.models.collapsed import CollapsedLogJoint
-from posteria.models.log_joint import ModelLogJoint
 from posteria.parts import (
     Part,
     build_density,
     build_encoder,
-    completed,
     encoder_spec,
     exact_distribution,
-    is_collapsed,
+    log_joint_for,
+    over_theta,
 )
 from posteria.posterior import Encoding, Posterior
 from posteria.randomness import generator_for
@@ -176,15 +174,14 @@ class Estimator(nn.Module):
 
     def context(self, dataset: Dataset) -> Context:
         """What the encoder makes of datasets as :meth:`prepare` returns them."""
-        log_joint = (CollapsedLogJoint if is_collapsed(self.density_part) else ModelLogJoint)(self.model, dataset)
+        log_joint = log_joint_for(self.density_part, self.model, dataset)
         autocast = nullcontext() if self.encoder_dtype is None else torch.autocast(
             dataset.device.type, self.encoder_dtype)
         with autocast:
             return self.encoder(dataset, log_joint)
 
     def _distribution(self, context: Context, dataset: Dataset) -> ThetaDistribution:
-        base = self.density(context)
-        return completed(base, self.model, dataset) if is_collapsed(self.density_part) else base
+        return over_theta(self.density(context), self.density_part, self.model, dataset)
 
     def forward(self, dataset: Dataset) -> ThetaDistribution:
         return self.distribution(dataset)

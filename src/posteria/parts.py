@@ -13,6 +13,7 @@ from torch import Tensor
 from posteria.ascent import climb
 from posteria.densities import DENSITIES
 from posteria.densities.base import Density
+from posteria.densities.changed import ChangedTheta
 from posteria.densities.collapsed import CollapsedTheta
 from posteria.densities.gaussian import GaussianTheta
 from posteria.densities.symmetric import Symmetrised, permutations_of_axis
@@ -22,7 +23,9 @@ from posteria.encoders.base import Encoder, EncoderSpec
 from posteria.errors import InputError
 from posteria.models import Model
 from posteria.models.collapsed import CollapsedLogJoint, conjugate_places
-from posteria.types import ContextSpec, Dataset, ThetaDistribution
+from posteria.models.log_joint import ModelLogJoint
+from posteria.models.whitened import Whitened, whitened
+from posteria.types import ContextSpec, Dataset, LogJoint, ThetaDistribution
 
 # Of the search for the mode of a single parameter.
 _CLIMBS, _DAMPING = 60, 1.0
@@ -64,8 +67,8 @@ def build_density(part: Part, encoder: Encoder, model: Model, columns: int | Non
     """The density of that name, for what an encoder gives.
 
     Args:
-        part: name and options; ``symmetrise`` averages over relabellings (:class:`Symmetrised`), ``collapse`` leaves
-            what can be integrated out to :func:`completed`.
+        part: name and options; ``symmetrise`` averages over relabellings (:class:`Symmetrised`), ``collapse`` and
+            ``whiten`` are left to :func:`over_theta`.
         encoder: whose contexts it reads.
         model: whose theta it is over.
         columns: of datasets, where all have as many; else None.
@@ -80,7 +83,8 @@ def build_density(part: Part, encoder: Encoder, model: Model, columns: int | Non
     spec = ContextSpec(encoder.summary_dim, encoder.token_dim, size, encoder.located)
     options = dict(part.options)
     symmetrise = options.pop("symmetrise", False)
-    options.pop("collapse", None)  # done by the estimator, which has the data
+    for done in ("collapse", "whiten"):  # by :func:`over_theta`, which has the data
+        options.pop(done, None)
     density = _build(DENSITIES, "density", Part(part.name, options), spec)
     if not symmetrise:
         return density
@@ -92,6 +96,27 @@ def build_density(part: Part, encoder: Encoder, model: Model, columns: int | Non
 def is_collapsed(density: Part) -> bool:
     """What can be integrated out is left to its posterior given the rest (:mod:`posteria.densities.collapsed`)."""
     return bool(density.options.get("collapse", False))
+
+
+def is_whitened(density: Part) -> bool:
+    """Encoder and density work in parameters in which priors are normal (:mod:`posteria.models.whitened`)."""
+    return bool(density.options.get("whiten", False))
+
+
+def log_joint_for(density: Part, model: Model, dataset: Dataset) -> LogJoint:
+    """What an encoder sees of a model, for a density."""
+    model = whitened(model) if is_whitened(density) else model
+    return CollapsedLogJoint(model, dataset) if is_collapsed(density) else ModelLogJoint(model, dataset)
+
+
+def over_theta(base: ThetaDistribution, density: Part, model: Model, dataset: Dataset) -> ThetaDistribution:
+    """The distribution over theta, from what a density gives for :func:`log_joint_for`."""
+    own = whitened(model) if is_whitened(density) else model
+    whole = completed(base, own, dataset) if is_collapsed(density) else base
+    if not isinstance(own, Whitened):
+        return whole
+    return ChangedTheta(whole, lambda u: own.theta(u, dataset), lambda theta: own.units(theta, dataset),
+                        lambda u: own.log_slopes(u, dataset))
 
 
 def completed(base: ThetaDistribution, model: Model, dataset: Dataset) -> CollapsedTheta:

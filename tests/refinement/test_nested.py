@@ -17,7 +17,7 @@ from posteria.refinement import Accuracy, Moments, Problem, nested
 from posteria.refinement.conditional import Conditional, conditional
 from posteria.refinement.tailored import Tailored
 from posteria.refinement.weights import Weights
-from posteria.trust.posing import problem_of
+from posteria.trust.posing import problem_of, to_theta
 from posteria.trust.refined import refine_draws
 from posteria.types import Dataset
 from tests.models.test_hierarchical import EFFECTS, ERRORS, eight_schools
@@ -71,11 +71,9 @@ def exact(model: Hierarchical, dataset: Dataset, noise: Tensor) -> tuple[Tensor,
 
 def check_against(problem: Problem, answer: Tailored, mean: Tensor, variance: Tensor, log_evidence: float) -> None:
     z, weights = only(answer)
-    found = Moments.of(z, weights.weights)
-    joint, active = problem.joint, problem.active[0]
-    centre, spread = joint.location.double() + joint.scale.double() * found.mean[0], joint.scale.double() * found.sd[0]
-    shift = ((centre - mean) / spread / found.mean_error[0])[active]
-    widening = ((spread / variance.sqrt()).log() / found.sd_error[0])[active]
+    found, active = Moments.of(to_theta(problem, z), weights.weights), problem.active[0]
+    shift = ((found.mean[0] - mean) / found.sd[0] / found.mean_error[0])[active]
+    widening = ((found.sd[0] / variance.sqrt()).log() / found.sd_error[0])[active]
     assert shift.abs().max() < 4
     assert widening.abs().max() < 4
     assert abs(float(weights.log_evidence) - log_evidence) < 4 * float(weights.log_evidence_error) + 2e-3

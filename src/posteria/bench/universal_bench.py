@@ -23,11 +23,13 @@ from posteria.bench.trust_accuracy import MOST_MEAN_ERROR, Errors, Reference, er
 from posteria.bench.universal_cases import CASES, DesignedCase, UniversalCase
 from posteria.bench.variational import bound_of, optimised
 from posteria.bench.workspace import Workspace
+from posteria.densities.changed import ChangedTheta
 from posteria.densities.skewed import SkewedTheta
 from posteria.errors import InputError
 from posteria.estimator import Estimator
 from posteria.every_model import universal
 from posteria.models import Model
+from posteria.models.whitened import whitened
 from posteria.posterior import Posterior
 from posteria.randomness import generator_for
 from posteria.reference import NUTS, BaselineRun, Empirical, run_baseline
@@ -186,6 +188,8 @@ def _gaps(posterior: Posterior, model: Model, dataset: Dataset, sizes: Sizes, nu
     """(B,) nats per observation by which per-dataset optimization betters the bound; NaN where it was not run."""
     gap = torch.full((len(dataset),), torch.nan, dtype=torch.double)
     distribution = posterior.distribution
+    if isinstance(distribution, ChangedTheta):  # bounds are the same in all parameters
+        distribution, model = distribution.base, whitened(model)
     if number >= sizes.optimised:
         return {"gap": gap}
     if not isinstance(distribution, SkewedTheta):  # exact: its bound is the evidence

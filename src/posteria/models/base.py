@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,14 @@ Spread = Callable[[Tensor], Tensor]
 Target = Literal["none", "real", "class", "count", "positive"]
 # Up to this many parameters a dense Hessian by automatic differentiation is affordable; past it, row scores.
 _EXACT_HESSIAN_PARAMETERS = 64
+
+
+class Expectation(NamedTuple):
+    """Averages over a normal: score (B, P); curvature as rows J (B, M, P) with Jᵀ J, and a diagonal (B, P) on top."""
+
+    score: Tensor
+    rows: Tensor
+    diagonal: Tensor | None = None
 
 
 class Model(ABC):
@@ -49,14 +57,17 @@ class Model(ABC):
     exchangeable_axes: tuple[str, ...] = ()
     hyperparameters: tuple[str, ...] = ()
     independent_axis: str = ""
-    # The curvature of the likelihood is positive semi-definite wherever it is evaluated (Gauss-Newton, Fisher).
-    curvature_is_positive: bool = False
+    # The curvature of the likelihood (Gauss-Newton, Fisher), together with that of a normal prior, is positive definite
+    # wherever it is evaluated.
+    curvature_is_positive_with_prior: bool = False
 
     def __init__(self, parameters: tuple[Parameter, ...], axes: Mapping[str, int] | None = None,
                  priors: Mapping[str, Distribution] | None = None):
         self.axes = dict(axes or {})
         self.parameters = _with_priors(parameters, priors or {})
         self._layouts: dict[int, Layout] = {}
+        # Kept by :func:`posteria.models.whitened.whitened`.
+        self.in_normal_units: Model | None = None
 
     # -- parameters ---------------------------------------------------------------------------
     def layout(self, num_columns: int) -> Layout:
@@ -70,7 +81,7 @@ class Model(ABC):
 
     def forget_layouts(self) -> None:
         """Lay parameters out anew: for a copy whose parameters were changed."""
-        self._layouts = {}
+        self._layouts, self.in_normal_units = {}, None
 
     def layout_of(self, dataset: Dataset) -> Layout:
         """The flat layout for these datasets."""
@@ -150,8 +161,8 @@ class Model(ABC):
         """
         return None
 
-    def likelihood_expectation(self, theta: Tensor, spread: Spread, dataset: Dataset) -> tuple[Tensor, Tensor] | None:
-        """Score (B, P) and curvature rows (B, M, P), averaged over a normal around theta (B, P), or None.
+    def likelihood_expectation(self, theta: Tensor, spread: Spread, dataset: Dataset) -> Expectation | None:
+        """Score and curvature averaged over a normal around theta (B, P), or None.
 
         For models where that average is cheap and exact (one-dimensional integrals per row); no gradient.
         ``spread`` maps rows J (B, M, P) to J L with L Lᵀ the normal's covariance.

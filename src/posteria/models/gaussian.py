@@ -33,7 +33,7 @@ class GaussianMean(Model):
 
     name = "gaussian_mean"
     target: Target = "none"
-    curvature_is_positive = True
+    curvature_is_positive_with_prior = True
 
     def __init__(self, covariance: Option = None, priors: Mapping[str, Distribution] | None = None):
         self.covariance = KnownCovariance(covariance)

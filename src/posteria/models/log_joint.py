@@ -84,9 +84,12 @@ class ModelLogJoint:
         if averages is None:
             return None
         prior = self._prior(z[:, None])
-        score = self._bounded((averages[0] * self.scale + prior.score[:, 0])[:, None])[:, 0]
-        rows = torch.where(self.active[:, None], averages[1] * self.scale, 0.0)
-        own = RowCurvature(rows, torch.where(self.active, prior.curvature[:, 0], 1.0))
+        score = self._bounded((averages.score * self.scale + prior.score[:, 0])[:, None])[:, 0]
+        rows = torch.where(self.active[:, None], averages.rows * self.scale, 0.0)
+        pull = prior.curvature[:, 0]
+        if averages.diagonal is not None:
+            pull = (pull + averages.diagonal * self.scale.square()).clamp(_LEAST_PRIOR_CURVATURE, _LARGEST)
+        own = RowCurvature(rows, torch.where(self.active, pull.nan_to_num(1.0), 1.0))
         return score, DenseCurvature(own.dense()) if z.shape[-1] <= dense_up_to else own
 
     def _dense(self, z: Tensor) -> Tensor:
@@ -96,7 +99,7 @@ class ModelLogJoint:
         prior = self._prior(z).curvature.mean(1)
         both = self.active[:, :, None] & self.active[:, None, :]
         precision = torch.where(both, likelihood, 0.0) + torch.diag_embed(torch.where(self.active, prior, 1.0))
-        return precision if self.model.curvature_is_positive else positive(precision)
+        return precision if self.model.curvature_is_positive_with_prior else positive(precision)
 
     def fixed_noise(self, num: int, seed: int) -> Tensor:
         return self.layout.fixed_noise(num, seed).to(self.scale)

@@ -53,7 +53,7 @@ class GaussianMixture(Model):
 
     name = "gaussian_mixture"
     target: Target = "none"
-    curvature_is_positive = True
+    curvature_is_positive_with_prior = True
 
     def __init__(self, components: int = 2, weights: Sequence[float] | None = None, covariance: Option = None,
                  covariances: Sequence[Option] | None = None, priors: Mapping[str, Distribution] | None = None):

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from posteria.curvature import cholesky
 from posteria.errors import DataError
-from posteria.models.base import Model, Spread
+from posteria.models.base import Expectation, Model, Spread
 from posteria.models.extra_columns import ExtraColumn, check_at_most
 from posteria.models.heads import Extra, GaussianHead, Head
 from posteria.models.parameters import Layout, Parameter
@@ -49,7 +49,7 @@ class Linearization(Protocol):
 class OutputModel(Model):
     """A model whose likelihood sees theta only through outputs (B, S, N, K) and a head."""
 
-    curvature_is_positive = True
+    curvature_is_positive_with_prior = True
     linear_outputs: ClassVar[bool] = False  # the outputs are linear in theta (not in x)
     linear_blocks: tuple[str, ...] = ()  # the blocks in which they are, whatever the others are
 
@@ -121,7 +121,7 @@ class OutputModel(Model):
         return torch.cat([widened, functional.pad(torch.diag_embed(own.sqrt()), (jacobian.shape[-1], 0))], 1)
 
     @torch.no_grad()
-    def likelihood_expectation(self, theta: Tensor, spread: Spread, dataset: Dataset) -> tuple[Tensor, Tensor] | None:
+    def likelihood_expectation(self, theta: Tensor, spread: Spread, dataset: Dataset) -> Expectation | None:
         """Averages over the outputs, which are normal when theta is, because they are linear in it."""
         if not self.linear_outputs:
             return None
@@ -136,14 +136,14 @@ class OutputModel(Model):
         extra = self._extra_at(theta, spread, nodes[:, outputs.shape[-1]:], dataset)
         return self._average(points, extra, line, dataset)
 
-    def _average(self, points: Tensor, extra: Extra, line: Linearization, dataset: Dataset) -> tuple[Tensor, Tensor]:
-        """Score (B, P) and curvature rows (B, M, P) from outputs at the nodes (B, Q, N, K)."""
+    def _average(self, points: Tensor, extra: Extra, line: Linearization, dataset: Dataset) -> Expectation:
+        """Score and curvature rows from outputs at the nodes (B, Q, N, K)."""
         y, seen = _target(dataset), dataset.observed[:, None, :, None].to(points.dtype)
         pulled, information = self.head.averages(points, y, extra)
         own = self.head.own_score(points, y, dataset.observed, extra).mean(1)
         score = torch.cat([line.pull_back(pulled * seen)[:, 0], own], -1)
         rows = line.jacobian(_root(information) * seen[..., None])[:, 0]
-        return score, self._with_own_rows(rows, self._own_curvature(points, dataset, extra).mean(1))
+        return Expectation(score, self._with_own_rows(rows, self._own_curvature(points, dataset, extra).mean(1)))
 
     def _extra_at(self, theta: Tensor, spread: Spread, nodes: Tensor, dataset: Dataset) -> Extra:
         """The head's own parameters (B, Q) at the nodes (Q, H)."""

@@ -202,11 +202,13 @@ def check_curvature(model: Model, num_columns: int, seed: int = 0, exact: bool =
     precision = model.likelihood_precision(theta, dataset)
     assert precision.shape == (*diagonal.shape, diagonal.shape[-1]), f"precision: shape {tuple(precision.shape)}"
     assert not precision.requires_grad, "the precision carries a gradient"
-    assert (diagonal >= 0).all(), "negative curvature"
-    torch.testing.assert_close(precision.diagonal(dim1=-2, dim2=-1).abs(), diagonal, rtol=1e-6, atol=1e-8,
+    scale = model.layout_of(dataset).prior_moments[1].double()
+    least = -1.0 if model.curvature_is_positive_with_prior else 0.0
+    assert (diagonal * scale.square() >= least).all(), "negative curvature"
+    torch.testing.assert_close(precision.diagonal(dim1=-2, dim2=-1).abs(), diagonal.abs(), rtol=1e-6, atol=1e-8,
                                msg=_named("diagonal of the precision"))
-    if model.curvature_is_positive:
-        values = torch.linalg.eigvalsh(precision)
+    if model.curvature_is_positive_with_prior:
+        values = torch.linalg.eigvalsh(precision * scale * scale[:, None] + torch.eye(len(scale)))
         assert (values >= -1e-8 * values.amax(-1, keepdim=True).clamp(min=1)).all(), "the precision is not positive"
     if exact:
         hessian = _hessian(model, theta, dataset)

@@ -13,6 +13,7 @@ from posteria.densities.symmetric import SymmetrisedTheta, permutations_of_axis
 from posteria.errors import InputError, UnsupportedError
 from posteria.models.base import Model
 from posteria.models.log_joint import ModelLogJoint
+from posteria.models.whitened import Whitened, whitened
 from posteria.refinement import Problem, Source
 from posteria.trust.nesting import nesting_of
 from posteria.types import Dataset, ThetaDistribution
@@ -38,13 +39,13 @@ def problem_of(model: Model, dataset: Dataset) -> Problem:
     """
     if not model.has_likelihood:
         raise UnsupportedError.of("model", f"{model.name!r}, which can only be simulated", "a model with a likelihood")
-    wide = dataset.double()
+    model, wide = whitened(model), dataset.double()
     joint = ModelLogJoint(model, wide)
     view = _View(model, wide, joint)
     permutations = relabellings(model, joint)
     listed = permutations is not None or not model.exchangeable_axes
     if not model.exchangeable_axes:
-        quantities, counted = (lambda z: z), joint.active
+        quantities, counted = view.parameters, joint.active
     elif listed:
         quantities, counted = view.ordered, joint.active
     else:
@@ -78,9 +79,13 @@ class _View:
             parts = [self.model.log_joint(self.joint.theta(part.double()), self.dataset) for part in z.split(block, 1)]
         return torch.cat(parts, 1) + volume
 
+    def parameters(self, z: Tensor) -> Tensor:
+        """(B, S, P) theta, up to location and scale."""
+        return self.model.theta(self.joint.theta(z), self.dataset) if isinstance(self.model, Whitened) else z
+
     def ordered(self, z: Tensor) -> Tensor:
         """(B, S, P) values in ascending order along exchangeable axes: what no relabelling changes."""
-        ordered = z.clone()
+        ordered = self.parameters(z).clone()
         for axis in self.model.exchangeable_axes:
             for block in self.joint.layout.blocks:
                 if axis in block.parameter.shape:
@@ -116,14 +121,36 @@ def _mean(model: Model, theta: Tensor, inputs: Dataset) -> Tensor:
 
 def to_z(problem: Problem, theta: Tensor) -> Tensor:
     """(B, S, P) of theta, zero at inactive parameters."""
-    joint = problem.joint
-    return torch.where(joint.active[:, None], (theta.double() - joint.location) / joint.scale, 0.0)
+    joint, model = problem.joint, _model_of(problem)
+    own = theta.double() if not isinstance(model, Whitened) else model.units(theta.double(), joint.dataset)
+    return torch.where(joint.active[:, None], (own - joint.location) / joint.scale, 0.0)
 
 
 def to_theta(problem: Problem, z: Tensor) -> Tensor:
     """(B, S, P) of z, zero at inactive parameters."""
-    joint = problem.joint
-    return torch.where(joint.active[:, None], joint.location + joint.scale * z, 0.0)
+    joint, model = problem.joint, _model_of(problem)
+    own = joint.location + joint.scale * z
+    theta = own if not isinstance(model, Whitened) else model.theta(own, joint.dataset)
+    return torch.where(joint.active[:, None], theta, 0.0)
+
+
+def log_volume(problem: Problem, z: Tensor) -> Tensor:
+    """(B, S) log |dtheta / dz|."""
+    joint, model = problem.joint, _model_of(problem)
+    slopes = joint.scale.double().log().expand_as(z)
+    if isinstance(model, Whitened):
+        slopes = slopes + model.log_slopes(joint.location + joint.scale * z, joint.dataset)
+    return torch.where(joint.active[:, None], slopes, 0.0).sum(-1)
+
+
+def changed(problem: Problem, theta: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+    """Draws (B, S, P) and their log densities (B, S), in z."""
+    z = to_z(problem, theta)
+    return z, log_q.double() + log_volume(problem, z)
+
+
+def _model_of(problem: Problem) -> Model | None:
+    return problem.joint.model if isinstance(problem.joint, ModelLogJoint) else None
 
 
 def symmetric(distribution: ThetaDistribution, problem: Problem) -> ThetaDistribution:
@@ -136,25 +163,21 @@ def symmetric(distribution: ThetaDistribution, problem: Problem) -> ThetaDistrib
 def source_of(problem: Problem, distribution: ThetaDistribution, num_samples: int,
               generator: torch.Generator) -> Source:
     """An estimator's distribution as the ladder takes it; without densities where it has none."""
-    volume = torch.where(problem.active, problem.joint.scale.double().log(), 0.0).sum(-1, keepdim=True)
-
     def draw() -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            theta, log_q = distribution.rsample_and_log_prob(num_samples, generator)
-        return to_z(problem, theta), log_q.double() + volume
+            return changed(problem, *distribution.rsample_and_log_prob(num_samples, generator))
 
     def more(index: Tensor) -> tuple[Tensor, Tensor]:
         if not isinstance(distribution, CollapsedTheta):
             z, log_q = draw()
             return z[index], log_q[index]
         with torch.no_grad():  # its second half is the dear one
-            theta, log_q = distribution.rsample_and_log_prob(num_samples, generator, index)
-        return to_z(problem[index], theta), log_q.double() + volume[index]
+            return changed(problem[index], *distribution.rsample_and_log_prob(num_samples, generator, index))
 
     def log_prob(z: Tensor) -> Tensor:
         kind = problem.joint.scale.dtype
         with torch.no_grad():
-            return distribution.log_prob(to_theta(problem, z).to(kind)).double() + volume
+            return distribution.log_prob(to_theta(problem, z).to(kind)).double() + log_volume(problem, z)
 
     try:
         z, log_q = draw()
@@ -178,6 +201,5 @@ def given_source(problem: Problem, theta: Tensor, log_prob: Tensor | None) -> So
         return Source(to_z(problem, theta), None)
     if log_prob.shape != theta.shape[:2]:
         raise InputError.of("log_prob", f"shape {tuple(log_prob.shape)}", f"shape {tuple(theta.shape[:2])}")
-    volume = torch.where(problem.active, problem.joint.scale.double().log(), 0.0).sum(-1, keepdim=True)
-    return Source(to_z(problem, theta), log_prob.double() + volume)
+    return Source(*changed(problem, theta, log_prob))
 

@@ -1,0 +1,64 @@
+"""A density over changed parameters: q(theta | D) = q(u | D) / |dtheta/du|, entry by entry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from posteria.types import ThetaDistribution
+
+_Change = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class ChangedTheta:
+    """The distribution of theta(u), for u from a distribution.
+
+    Attributes:
+        base: of u, (B, S, P).
+        theta, units: u -> theta and back, (..., P) each, increasing in every entry.
+        log_slopes: u -> (..., P) log dtheta/du.
+    """
+
+    base: ThetaDistribution
+    theta: _Change
+    units: _Change
+    log_slopes: _Change
+
+    @property
+    def active(self) -> Tensor:
+        """(B, P) bool."""
+        return self.base.active
+
+    def rsample(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
+        """(B, S, P) reparametrised draws; zero at inactive parameters."""
+        return self._masked(self.theta(self.base.rsample(num_samples, generator)))
+
+    def rsample_and_log_prob(
+        self, num_samples: int, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draws (B, S, P) and their log density (B, S)."""
+        u, log_prob = self.base.rsample_and_log_prob(num_samples, generator)
+        return self._masked(self.theta(u)), log_prob - self._volume(u)
+
+    def log_prob(self, theta: Tensor) -> Tensor:
+        """(B, S) log density of theta (B, S, P) over the active parameters."""
+        u = self._masked(self.units(theta))
+        return self.base.log_prob(u) - self._volume(u)
+
+    def detach(self) -> ChangedTheta:
+        """The same with all its parameters cut from the graph."""
+        return replace(self, base=self.base.detach())
+
+    def kl_to_normal(self, location: Tensor, scale: Tensor) -> None:
+        """None: there is no closed form."""
+        return None
+
+    def _volume(self, u: Tensor) -> Tensor:
+        return self._masked(self.log_slopes(u)).sum(-1)
+
+    def _masked(self, values: Tensor) -> Tensor:
+        return torch.where(self.active[:, None], values, 0.0)
