@@ -13,10 +13,11 @@ from posteria.bench.trust_shifts import SHIFTS, draw_shifted
 from posteria.errors import InputError, UnsupportedError
 from posteria.estimator import Estimator, EstimatorInfo
 from posteria.every_model import Universal
-from posteria.models import build_model
+from posteria.models import CustomModel, Parameter, build_model
 from posteria.models.repriored import repriored
 from posteria.parts import Part
 from posteria.training import TrainConfig, build, train
+from posteria.types import Dataset
 
 SHARED = {"name": "iterative", "options": {"shared": True, "lines": True}}
 
@@ -162,3 +163,36 @@ def test_other_priors_of_a_line_go_to_the_network() -> None:
     made = Universal(network())
     assert made.estimator(model).exact
     assert not made.estimator(model, priors={"weights": Laplace(0.0, 1.0)}).exact
+
+
+def test_several_searches_cover_several_modes() -> None:
+    """y ~ N(theta², 0.5²): two modes in equal shares. From the prior's centre one search finds one of them at best."""
+    model = CustomModel([Parameter("theta")], predict=lambda p, x: Normal(p["theta"] ** 2 + 0 * x[:, 0], 0.5))
+    dataset = Dataset.of(torch.zeros(2, 6, 1), torch.tensor([[1.2] * 6, [2.0] * 6]))
+    axis = torch.linspace(-5.0, 5.0, 4001, dtype=torch.double)
+    height = model.log_joint(axis[None, :, None].expand(2, -1, -1), dataset.double())
+    evidence = height.logsumexp(-1) + (axis[1] - axis[0]).log()
+    posterior = Universal(network(False)).posterior(model, dataset, modes=6)
+    theta = posterior.sample_theta(4000, seed=0)[..., 0]
+    assert ((theta > 0).double().mean(1) - 0.5).abs().max() < 0.4  # shares come from bounds with errors of their own
+    found = posterior.diagnose()
+    assert (found.pareto_k < 0.7).all()
+    assert ((found.log_evidence - evidence).abs() < 5 * found.log_evidence_error + 1e-2).all()
+    one = Universal(network(False)).posterior(model, dataset).diagnose()
+    assert (one.log_evidence < evidence - 0.5).all()
+
+
+def test_fewer_than_one_search_is_refused() -> None:
+    with pytest.raises(InputError, match="modes: got 0"):
+        Universal(network()).estimator(build_model("poisson_regression"), modes=0)
+
+
+def test_number_of_searches_is_saved(tmp_path: Path) -> None:
+    model = build_model("gaussian_mixture", components=2)
+    made = Universal(network()).estimator(model, modes=3)
+    made.save(tmp_path)
+    dataset = draw_shifted(model, 2, SHIFTS["in_distribution"], 2)
+    loaded = Estimator.load(tmp_path)
+    assert loaded.modes == 3
+    theta = made.posterior(dataset).sample_theta(20, seed=0)
+    torch.testing.assert_close(loaded.posterior(dataset).log_prob(theta), made.posterior(dataset).log_prob(theta))

@@ -23,6 +23,7 @@ from posteria.estimator import Estimator
 from posteria.every_model import universal
 from posteria.models import build_model
 from posteria.randomness import generator_for
+from posteria.shipped import load
 from posteria.tasks import SimulatedTask
 from posteria.training import TrainConfig, train
 
@@ -60,7 +61,7 @@ Machine: {processor}, torch {torch}. Seed {seed}.
 def config_of(case: str, way: str, minutes: float) -> TrainConfig:
     """Of a training run."""
     model, columns = CASES[case]
-    network = universal().network.describe()
+    network = load("universal").describe()
     task = {"name": "simulated", "options": {"rows": list(ROWS), "columns": [columns, columns], "rows_scale": "log"}}
     fields: dict[str, Any] = {"model": model, "objective": "reverse_kl", "task": task, "seed": 0}
     if way == "fine-tuned":
@@ -102,7 +103,8 @@ def measure(case: str, minutes: float, runs: Path) -> dict[str, Any]:
 
 def write_report(results: dict[str, Any]) -> None:
     """README.md from the results."""
-    rows = ["| model | specialist | fine-tuned - specialist | universal - specialist | goal met |", "|---|---|---|---|---|"]
+    rows = ["| model | specialist | fine-tuned - specialist | universal - specialist | goal met |",
+            "|---|---|---|---|---|"]
     for case, found in results["cases"].items():
         shown = [f"{found['difference'][way]:+.5f} ± {found['error'][way]:.5f}" for way in ("fine-tuned", "universal")]
         met = found["difference"]["fine-tuned"] > -2 * found["error"]["fine-tuned"]

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from posteria.densities.base import Density
 from posteria.encoders.base import Encoder
-from posteria.errors import CheckpointError, DataError, UnsupportedError
+from posteria.errors import CheckpointError, DataError, InputError, UnsupportedError
 from posteria.models import Model, build_model, model_to_json
 from posteria.parts import (
     Part,
@@ -33,6 +33,7 @@ from posteria.parts import (
     encoder_spec,
     exact_distribution,
     log_joint_for,
+    mixed,
     over_theta,
 )
 from posteria.posterior import Encoding, Posterior
@@ -98,6 +99,8 @@ class Estimator(nn.Module):
         self.encoder_part, self.density_part = Part.of(encoder), Part.of(density)
         # Posteriors of the model are known, and the networks are not asked (see for_model).
         self.exact = False
+        # How many searches, from starts of their own, posteriors are mixed of (see with_modes).
+        self.modes = 1
         # What training datasets look like; None where nobody has looked (see familiarise).
         self.familiarity: Familiarity | None = None
         # Encoders may run in lower precision (training sets this); likelihoods never do.
@@ -143,13 +146,28 @@ class Estimator(nn.Module):
 
         Raises:
             UnsupportedError: the encoder does not search.
-
-        Examples:
-            >>> estimator.looking(widenings=32).posterior(dataset)  # doctest: +SKIP
         """
         encoder = self.encoder.looking(**search)
         other = copy.copy(self)
         other._modules = {**self._modules, "encoder": encoder}
+        kept = {name: value for name, value in search.items() if name != "start"}
+        other.encoder_part = replace(self.encoder_part, options={**self.encoder_part.options, **kept})
+        return other
+
+    def with_modes(self, modes: int) -> Estimator:
+        """The same networks, whose posteriors are mixtures of what several searches find: for more than one mode.
+
+        Args:
+            modes: number of searches, each from a start of its own; see :func:`posteria.parts.mixed`.
+
+        Raises:
+            InputError: fewer than one.
+            UnsupportedError: the encoder does not search.
+        """
+        if modes < 1:
+            raise InputError.of("modes", repr(modes), "1 or more")
+        other = self.looking(start=0)
+        other.modes = modes
         return other
 
     def prepare(self, dataset: Dataset) -> Dataset:
@@ -200,7 +218,10 @@ class Estimator(nn.Module):
             if self.exact:
                 return Posterior(self.model, prepared, exact_distribution(self.model, prepared), self.info)
             context = self.context(prepared)
-            return Posterior(self.model, prepared, self._distribution(context, prepared), self.info,
+            found = [self._distribution(context, prepared)]
+            found += [self.looking(start=start).distribution(prepared) for start in range(1, self.modes)]
+            distribution = found[0] if len(found) == 1 else mixed(found, self.model, prepared)
+            return Posterior(self.model, prepared, distribution, self.info,
                              encoding=Encoding(context.summary, self.familiarity))
         finally:
             self.train(was_training)
@@ -236,7 +257,7 @@ class Estimator(nn.Module):
         return {
             "format": FORMAT, "format_version": FORMAT_VERSION, "model": model_to_json(self.model),
             "encoder": asdict(self.encoder_part), "density": asdict(self.density_part), "info": asdict(self.info),
-            "exact": self.exact, "signature": _signature(self.model, self.info.columns[1]),
+            "exact": self.exact, "modes": self.modes, "signature": _signature(self.model, self.info.columns[1]),
         }
 
     def save(self, path: str | Path, reference: Dataset | None = None) -> None:
@@ -276,7 +297,7 @@ class Estimator(nn.Module):
         info = description["info"]
         estimator = cls(model, Part.of(description["encoder"]), Part.of(description["density"]),
                         EstimatorInfo(tuple(info["columns"]), tuple(info["rows"]), info["training"]))
-        estimator.exact = description.get("exact", False)
+        estimator.exact, estimator.modes = description.get("exact", False), description.get("modes", 1)
         reference = {k: tensors.pop(k) for k in list(tensors) if k.startswith(_REFERENCE)}
         estimator.familiarity = Familiarity.from_tensors(
             {k.removeprefix(_FAMILIARITY): tensors.pop(k) for k in list(tensors) if k.startswith(_FAMILIARITY)})

@@ -47,7 +47,8 @@ class Universal:
         # Fewer observations than parameters take more looks than training could afford.
         self.network = estimator.looking(widenings=_WIDENINGS)
 
-    def estimator(self, model: Model, priors: Priors | None = None, prior_scale: float | None = None) -> Estimator:
+    def estimator(self, model: Model, priors: Priors | None = None, prior_scale: float | None = None,
+                  modes: int = 1) -> Estimator:
         """The estimator of one model: shares the network's weights.
 
         Where all parameters but at most one can be integrated out (a line with normal priors, its noise known or
@@ -56,24 +57,27 @@ class Universal:
         Args:
             model: any model with a likelihood, a user's own included.
             priors, prior_scale: in place of the model's, see :func:`posteria.models.repriored.repriored`.
+            modes: number of searches, from starts of their own; posteriors are mixtures of what they find. For
+                posteriors with several modes, at so many times the cost.
         """
         changed = priors is not None or prior_scale is not None
         model = repriored(model, priors, prior_scale) if changed else model
-        return self.network.for_model(model, exact=known_exactly(model))
+        found = self.network.for_model(model, exact=known_exactly(model))
+        return found if modes == 1 else found.with_modes(modes)
 
     def posterior(self, model: Model, dataset: Dataset, priors: Priors | None = None,
-                  prior_scale: float | None = None) -> Posterior:
+                  prior_scale: float | None = None, modes: int = 1) -> Posterior:
         """The posterior of one or many datasets under a model.
 
         Args:
-            model, priors, prior_scale: see :meth:`estimator`.
+            model, priors, prior_scale, modes: see :meth:`estimator`.
             dataset: B datasets.
 
         Raises:
             DataError: data that the model cannot have produced.
             UnsupportedError: a model that can only be simulated.
         """
-        return self.estimator(model, priors, prior_scale).posterior(dataset)
+        return self.estimator(model, priors, prior_scale, modes).posterior(dataset)
 
 
 def universal(path: str | Path = NAME) -> Universal:

@@ -74,6 +74,7 @@ class IterativeEncoder(Encoder):
             raise InputError.of("layers", repr(layers), "1 or more")
         self.summary_dim, self.token_dim = width, width
         self.climbs, self.widenings, self.candidates, self.dense_up_to = climbs, widenings, candidates, dense_up_to
+        self.start = 0  # where the climb starts, see looking
         self._check_search()
         self.exchangeable, self.correlated = spec.exchangeable, spec.full_covariance
         self.shared = shared
@@ -108,9 +109,12 @@ class IterativeEncoder(Encoder):
         return other
 
     def looking(self, **search: int) -> Encoder:
-        """The same weights with other ``climbs``, ``widenings`` or ``candidates``; see the class."""
-        if unknown := sorted(set(search) - {"climbs", "widenings", "candidates"}):
-            raise InputError.of("search", str(unknown), "climbs, widenings or candidates")
+        """The same weights with other ``climbs``, ``widenings`` or ``candidates``; see the class.
+
+        Or with another ``start`` of the climb: 0 is the prior's centre (or beside it), 1, 2, ... are fixed draws.
+        """
+        if unknown := sorted(set(search) - {"climbs", "widenings", "candidates", "start"}):
+            raise InputError.of("search", str(unknown), "climbs, widenings, candidates or start")
         other = copy.copy(self)
         for name, value in search.items():
             setattr(other, name, value)
@@ -118,9 +122,10 @@ class IterativeEncoder(Encoder):
         return other
 
     def _check_search(self) -> None:
+        """Raise an InputError where a setting is out of its range."""
         if self.candidates < 2 or self.candidates % 2:
             raise InputError.of("candidates", repr(self.candidates), "an even number, 2 or more")
-        for name in ("climbs", "widenings"):
+        for name in ("climbs", "widenings", "start"):
             if getattr(self, name) < 0:
                 raise InputError.of(name, repr(getattr(self, name)), "0 or more")
 
@@ -134,10 +139,11 @@ class IterativeEncoder(Encoder):
         return guesses[-len(self.layers):] + guesses[-1:] * missing
 
     def _start(self, log_joint: LogJoint) -> Tensor:
-        """(B, P): the prior's centre, or a fixed prior-like draw where zero is a saddle."""
-        if not self.exchangeable:
+        """(B, P): the prior's centre, a fixed prior-like draw where zero is a saddle, or another that was asked for."""
+        if not self.exchangeable and not self.start:
             return torch.zeros(log_joint.active.shape).to(log_joint.scale)
-        z = _SADDLE_START * log_joint.fixed_noise(1, _START_SEED)[0]
+        width = 1.0 if self.start else _SADDLE_START
+        z = width * log_joint.fixed_noise(1, _START_SEED + self.start)[0]
         return torch.where(log_joint.active, z, 0.0)
 
     def _context(self, log_joint: LogJoint, guess: Guess, tokens: Tensor, sizes: Tensor) -> Context:
