@@ -86,6 +86,7 @@ class ModelLogJoint:
         prior = self._prior(z[:, None])
         score = self._bounded((averages.score * self.scale + prior.score[:, 0])[:, None])[:, 0]
         rows = torch.where(self.active[:, None], averages.rows * self.scale, 0.0)
+        rows = rows.nan_to_num(0.0).clamp(-_LARGEST**0.5, _LARGEST**0.5)
         pull = prior.curvature[:, 0]
         if averages.diagonal is not None:
             pull = (pull + averages.diagonal * self.scale.square()).clamp(_LEAST_PRIOR_CURVATURE, _LARGEST)
