@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from posteria.models import CustomModel, LinearClassification, LinearRegression, Model, Parameter
+from posteria.bench.trust_shifts import SHIFTS, draw_shifted
+from posteria.models import CustomModel, LinearClassification, LinearRegression, Model, Parameter, build_model
 from posteria.randomness import generator_for
-from posteria.refinement import Accuracy, chains, run_chains
+from posteria.refinement import Accuracy, Moments, chains, run_chains
 from posteria.refinement.chains import ChainRun, overdispersed
 from posteria.refinement.tailored import tailored
 from posteria.trust.posing import problem_of, to_theta
@@ -58,6 +59,33 @@ def test_modes_apart_are_given_up_after_two_rounds(monkeypatch: pytest.MonkeyPat
     assert not done.converged.any()
     assert (done.r_hat > 1.2).all()
     assert begun == [0, 1]
+
+
+def test_superchains_that_leave_a_side_mode_together_are_not_believed() -> None:
+    """A mixture with heavy-tailed noise on top: half the chains begin in a mode with 0.3% of the mass."""
+    model = build_model("gaussian_mixture", components=2)
+    dataset = draw_shifted(model, 2, SHIFTS["heavy_tails"], 100, 0)[torch.tensor([2])]
+    problem, generator = problem_of(model, dataset), generator_for(0)
+    side = torch.tensor([[-0.50, 0.52, 0.69, -2.09], [0.53, -1.98, -0.76, 0.40], [0.60, -1.87, -0.52, 0.73],
+                         [-0.76, 0.48, 0.73, -1.78]], dtype=torch.double)
+    wide = torch.tensor([[-1.84, -0.15, 0.19, -1.49], [1.14, -0.35, 0.18, 0.82]], dtype=torch.double)
+    done = run_chains(problem, torch.cat([side, wide, -wide])[None], Accuracy(), generator)
+    exact = tailored(problem, torch.tensor([[[-1.0, -1.9, 0.9, 0.5]]]).double(), Accuracy(), generator)
+    (drawn, weights), = [(z, found) for places, z, found in exact.parts if len(places)]
+    known, got = Moments.of(problem.values(drawn), weights.weights), problem.values(done.z)
+    assert done.converged.all()
+    assert ((got.mean(1) - known.mean).abs() < 0.1 * known.sd).all()
+    assert ((got.std(1) / known.sd).log().abs() < 0.1).all()
+
+
+def test_draws_that_begin_elsewhere_are_not_steady() -> None:
+    problem = problem_of(*two_modes())
+    draws = torch.randn(1, 64, 40, 1, generator=generator_for(1), dtype=torch.double)
+    assert chains._judged(problem, draws, Accuracy()).steady.all()
+    draws[:, :20, :6] += 2.0
+    late = chains._judged(problem, draws, Accuracy())
+    assert not late.steady.any()
+    assert not late.converged.any()
 
 
 def test_nothing_is_begun_when_the_budget_is_spent(monkeypatch: pytest.MonkeyPatch) -> None:

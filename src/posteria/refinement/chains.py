@@ -25,6 +25,9 @@ _WARMUP, _NUM_SAMPLES, _ROUNDS = 60, 40, 3
 _STRETCHES, _NEARLY = (1, 2, 4), 1.03
 # Two rounds that leave superchains further apart than this are not for lack of time: they sit in different modes.
 _HOPELESS = 1.1
+# Chains are still on their way in where the mean of their first fifth is further than so many standard errors from that
+# of their second half (Geweke 1992). Superchains that all leave a side mode slowly agree with each other.
+_MOST_DRIFT = 4.0
 # Gradients per dataset after which nothing new is begun.
 _MOST_EVALUATIONS = 1_000_000
 
@@ -59,13 +62,15 @@ class ChainRun:
         z: (B, C S, P) draws of all chains.
         r_hat: (B,) largest nested R-hat of the quantities and of the log joint.
         ess: (B,) smallest effective sample size of the quantities and their squares.
-        converged: (B,) bool: R-hat below 1.01, and enough draws for the target.
+        steady: (B,) bool: the first draws are like the last.
+        converged: (B,) bool: that, R-hat below 1.01, and enough draws for the target.
         evaluations: (B,) long, gradients per dataset.
     """
 
     z: Tensor
     r_hat: Tensor
     ess: Tensor
+    steady: Tensor
     converged: Tensor
     evaluations: Tensor
 
@@ -75,7 +80,7 @@ class ChainRun:
 
     def put(self, index: Tensor, other: ChainRun) -> None:
         """Take over the draws of some datasets; evaluations add up."""
-        for name in ("z", "r_hat", "ess", "converged"):
+        for name in ("z", "r_hat", "ess", "steady", "converged"):
             getattr(self, name)[index] = getattr(other, name)
         self.evaluations[index] += other.evaluations
 
@@ -141,7 +146,7 @@ def _round(problem: Problem, z: Tensor, number: int, target: Accuracy, generator
             kept.append(state.z)
         judged = _judged(problem, torch.stack(kept[stretch - 1::stretch], 2), target)
         run = judged if run is None else _better(run, judged)
-        going = ~run.converged & (run.r_hat < _NEARLY)
+        going = ~run.converged & run.steady & (run.r_hat < _NEARLY)
         if not going.any() or counted.evaluations >= _MOST_EVALUATIONS:
             break
     assert run is not None  # there are stretches
@@ -167,8 +172,19 @@ def _judged(problem: Problem, draws: Tensor, target: Accuracy) -> ChainRun:
     r_hat = torch.where(counted, r_hat, 1.0).nan_to_num(torch.inf).amax(-1)
     series = quantities.view(batch, chains, length, -1)
     centred = (series - series.mean((1, 2), keepdim=True)).square()
-    ess = torch.minimum(ess_bulk(series), 2.0 * ess_bulk(centred))
+    bulk = ess_bulk(series)
+    steady = (torch.where(problem.counted, _drift(series, bulk), 0.0).nan_to_num(0.0) < _MOST_DRIFT).all(-1)
+    ess = torch.minimum(bulk, 2.0 * ess_bulk(centred))
     ess = torch.where(problem.counted, ess, torch.inf).nan_to_num(0.0, torch.inf).amin(-1)
     enough = (target.margin(problem.counted)[:, 0] / min(target.mean, target.log_sd)).square()
-    converged = (r_hat < MAX_R_HAT) & (ess >= enough) & height.isfinite().all(-1)
-    return ChainRun(flat, r_hat, ess, converged, torch.zeros(batch, dtype=torch.long))
+    converged = steady & (r_hat < MAX_R_HAT) & (ess >= enough) & height.isfinite().all(-1)
+    return ChainRun(flat, r_hat, ess, steady, converged, torch.zeros(batch, dtype=torch.long))
+
+
+def _drift(series: Tensor, ess: Tensor) -> Tensor:
+    """(B, Q) between the first fifth and the second half of series (B, C, S, Q), in standard errors."""
+    length = series.shape[2]
+    first, last = series[:, :, :max(1, length // 5)], series[:, :, length // 2:]
+    shares = length / first.shape[2] + length / last.shape[2]
+    error = series.flatten(1, 2).std(1) * (shares / ess).sqrt()
+    return (first.mean((1, 2)) - last.mean((1, 2))).abs() / error

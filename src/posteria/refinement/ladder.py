@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from posteria.refinement.accuracy import Accuracy, Moments
-from posteria.refinement.chains import MAX_R_HAT, overdispersed, run_chains
+from posteria.refinement.chains import MAX_R_HAT, ChainRun, overdispersed, run_chains
 from posteria.refinement.modes import Modes, missed_modes
 from posteria.refinement.nested import nested, nests
 from posteria.refinement.problem import Problem
@@ -321,15 +321,17 @@ def _sample(problem: Problem, source: Source, target: Accuracy, outcome: Outcome
     drawn = relabelled(run.z[:, places], problem.permutations, generator)
     for status, chosen in ((MCMC, run.converged), (FAILED, ~run.converged)):
         outcome.settle(index[chosen], status, z=drawn[chosen], r_hat=run.r_hat[chosen], ess=run.ess[chosen])
-    outcome.say(index, [f"{_verdict(ok, r_hat)}: nested R-hat {r_hat:.3f}, ESS {ess:.0f}" for ok, r_hat, ess in zip(
-        run.converged.tolist(), run.r_hat.tolist(), run.ess.tolist(), strict=True)], before=True)
+    outcome.say(index, [f"{_verdict(run, i)}: nested R-hat {run.r_hat[i]:.3f}, ESS {run.ess[i]:.0f}"
+                        for i in range(len(index))], before=True)
     return index[~run.converged]
 
 
-def _verdict(converged: bool, r_hat: float) -> str:
-    if converged:
+def _verdict(run: ChainRun, i: int) -> str:
+    if run.converged[i]:
         return STATUSES[MCMC]
-    return "chains do not agree" if not r_hat < MAX_R_HAT else "too few effective draws from chains"
+    if not run.r_hat[i] < MAX_R_HAT:
+        return "chains do not agree"
+    return "too few effective draws from chains" if run.steady[i] else "chains are still on their way"
 
 
 def relabelled(z: Tensor, permutations: Tensor | None, generator: torch.Generator) -> Tensor:
