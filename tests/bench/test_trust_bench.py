@@ -15,7 +15,7 @@ from posteria.bench.runner import run_cells
 from posteria.bench.samplers import parameters
 from posteria.bench.scales import SCALES
 from posteria.bench.store import Result, key_of
-from posteria.bench.trust_accuracy import Errors, errors_of, reference_of
+from posteria.bench.trust_accuracy import Errors, errors_of, reference_of, steady
 from posteria.bench.trust_bench import BENCH, BROKEN, SIZES, BrokenCell, TrustCell, figures_of, trust_cells
 from posteria.bench.trust_broken import FAULTS, caught
 from posteria.bench.trust_cases import CASES
@@ -26,6 +26,7 @@ from posteria.cli import app
 from posteria.errors import InputError
 from posteria.models import GaussianMean, LinearClassification, LinearRegression, Model, build_model
 from posteria.posterior import Posterior
+from posteria.randomness import generator_for
 from posteria.reference import Empirical
 from posteria.types import Dataset
 
@@ -244,3 +245,9 @@ def test_the_command_reports_what_there_is_and_names_what_does_not_exist(tmp_pat
     text = (tmp_path / "reports" / "trust_smoke.md").read_text(encoding="utf-8")
     assert text.count("not measured.") == 6 + len(FAULTS)
     assert CliRunner().invoke(app, [*command, "--case", "lr_3d"]).exit_code == 2
+
+
+def test_chains_that_came_from_far_away_are_no_reference() -> None:
+    draws = torch.randn(2, 8, 1000, 3, generator=generator_for(0), dtype=torch.double)
+    draws[1, 0, :100, 1] += 20.0
+    assert steady(draws, 2000.0).tolist() == [True, False]

@@ -104,7 +104,7 @@ def _errors(name: str, width: float, correlated: bool, **options: Any) -> tuple[
     assert found is not None
     assert found.diagonal is not None
     score, hessian = _by_quadrature(model, centre, factor, dataset)
-    kept = (found.diagonal > -0.95)[..., None] | ~torch.eye(3, dtype=torch.bool)
+    kept = (found.diagonal > -0.25)[..., None] | ~torch.eye(3, dtype=torch.bool)
     away = torch.where(kept, found.rows.mT @ found.rows + torch.diag_embed(found.diagonal) - hessian, 0.0)
     return (found.score - score).abs().max() / score.abs().max(), away.abs().max() / hessian.abs().max()
 

@@ -77,8 +77,19 @@ def _from_chains(model: Model, dataset: Dataset, quantities: Quantities, chains:
     theta = run_baseline(model, dataset, "hmc", seed=seed, **settings).theta
     with torch.no_grad():
         values = quantities(model, dataset.double(), theta)
-    usable = Convergence.of(values).converged(_MAX_R_HAT, min_ess)
+    usable = Convergence.of(values).converged(_MAX_R_HAT, min_ess) & steady(values, min_ess)
     return Reference(moments_of(values), usable, False)
+
+
+def steady(values: Tensor, min_ess: float) -> Tensor:
+    """(B,) bool: the halves of chains (B, C, S, Q) agree, up to four standard errors of as many draws as are asked for.
+
+    Ranks, which R-hat and effective sizes go by, do not see a few draws far away that chains left on their way in.
+    """
+    half = values.shape[2] // 2
+    early, late = values[:, :, :half].flatten(1, 2), values[:, :, half:].flatten(1, 2)
+    apart = torch.maximum((early.mean(1) - late.mean(1)).abs() / late.std(1), (early.std(1) / late.std(1)).log().abs())
+    return (apart.nan_to_num(0.0) < 4.0 * (4.0 / min_ess) ** 0.5).all(-1)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from posteria.types import Dataset, Geometry
 
 _NODES = 24
 # The likelihood may take this much of a normal prior's curvature, so that precisions stay positive.
-_MOST_BENT = 0.95
+_MOST_BENT = 0.25
 _Slopes = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
