@@ -19,7 +19,7 @@ from posteria.tasks.many_models import FAMILIES
 
 FOLDER = Path(shipped.__file__).parent / NAME
 REPORT = Path("benchmarks/paper/reports/universal_laptop.csv")
-_SHOWN = ["family", "condition", "parameters", "passed", "with refinement", "ESS", "gap", "± gap", "seconds"]
+_SHOWN = ["family", "condition", "network", "parameters", "passed", "with refinement", "ESS", "gap", "± gap", "seconds"]
 
 _CARD = """# universal: one network for every model
 

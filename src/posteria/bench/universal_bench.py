@@ -108,12 +108,12 @@ def universal_cells(scale: Scale, cases: Sequence[str] = (), conditions: Sequenc
         unknown = sorted(set(names) - set(choices))
         if unknown:
             raise InputError.of(argument, str(unknown), f"names among {list(choices)}")
-    signature = _signature_of(universal().network)
+    signature = signature_of(universal().network)
     return [UniversalCell(scale, case, condition, signature) for case in cases or CASES for condition in CASES[case]
             if not conditions or condition in conditions]
 
 
-def _signature_of(estimator: Estimator) -> str:
+def signature_of(estimator: Estimator) -> str:
     """Changes with the weights."""
     return f"{sum(float(p.detach().double().abs().sum()) for p in estimator.parameters()):.6f}"
 
@@ -185,7 +185,10 @@ def _errors(theta: Tensor, run: BaselineRun, usable: Tensor) -> Errors:
 
 
 def _gaps(posterior: Posterior, model: Model, dataset: Dataset, sizes: Sizes, number: int) -> dict[str, Tensor]:
-    """(B,) nats per observation by which per-dataset optimization betters the bound; NaN where it was not run."""
+    """(B,) nats per observation by which per-dataset optimization betters the bound; NaN where it was not run.
+
+    Zero where it ends below its start, which happens where single draws have gradients without bounds.
+    """
     gap = torch.full((len(dataset),), torch.nan, dtype=torch.double)
     distribution = posterior.distribution
     if isinstance(distribution, ChangedTheta):  # bounds are the same in all parameters
@@ -200,7 +203,7 @@ def _gaps(posterior: Posterior, model: Model, dataset: Dataset, sizes: Sizes, nu
         return model.log_joint(theta, dataset)
 
     difference = bound_of(best, log_joint) - bound_of(distribution, log_joint)
-    return {"gap": difference / dataset.num_observations}
+    return {"gap": difference.clamp(min=0.0) / dataset.num_observations}
 
 
 def figures_of(columns: Mapping[str, Tensor]) -> Figures:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from posteria.bench.plain_report import markdown_table
 from posteria.bench.scales import Scale
 from posteria.bench.store import Result, ResultStore
-from posteria.bench.universal_bench import BENCH, SIZES
+from posteria.bench.universal_bench import BENCH, SIZES, signature_of
 from posteria.bench.universal_cases import BEYOND, CASES, HELD_OUT, NARROW, NUTS_TOO, TRAINED, WIDE
+from posteria.every_model import universal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,12 +22,13 @@ _LEAST_PASSED, _LEAST_ESS = 0.8, 0.8
 _INTRODUCTION = """\
 Every cell: {datasets} fresh datasets in {batches} batches, each with a model, priors, sizes and features of its own;
 where they are large {few}. Cells with other numbers were made by an earlier version, with 10 batches of which 2 were
-optimised, and half as many looks at most.
+optimised, and half as many looks at most; those with *earlier* in the column *network* by the weights shipped before.
 
 - *passed*: share with Pareto k-hat below 0.7 for importance weights of the network's answer; *with refinement*: or of
   the cheap refined proposal. *ESS*: effective draws of 1,000.
 - *gap*: nats per observation by which {steps} steps of Adam on the evidence lower bound, dataset by dataset and from
-  the network's answer, better the bound; over {optimised} of the batches ({few_optimised} of large ones). A specialist
+  the network's answer, better the bound (zero where they do not); over {optimised} of the batches ({few_optimised} of
+  large ones). A specialist
   of the same density cannot do better than that on average. Standard errors are over batches.
 - *near NUTS*: of the few datasets that were compared, the share whose means are all within 0.1 sd of NumPyro's NUTS
   (8,000 draws, R-hat below 1.01), and in brackets up to three standard errors. The cheap rung is asked for means alone
@@ -56,15 +58,22 @@ def _frame(results: list[Result]) -> pd.DataFrame:
 
     order = {(case, condition): i for i, (case, condition) in enumerate(
         (case, condition) for case, found in CASES.items() for condition in found)}
-    # What other priors cost is judged by the usual ones of the same version.
-    usual = {(r.setup, r.identity["version"]): _mean(r, "ess") for r in results if r.method == TRAINED}
+    # What other priors cost is judged by the usual ones of the same version and network.
+    usual = {(r.setup, *_made_by(r)): _mean(r, "ess") for r in results if r.method == TRAINED}
     known = sorted((r for r in results if (r.setup, r.method) in order), key=lambda r: order[r.setup, r.method])
-    return pd.DataFrame([_row(r, usual.get((r.setup, r.identity["version"]), math.nan)) for r in known])
+    shipped = signature_of(universal().network)
+    return pd.DataFrame([_row(r, usual.get((r.setup, *_made_by(r)), math.nan), shipped) for r in known])
 
 
-def _row(result: Result, usual: float) -> dict[str, object]:
+def _made_by(result: Result) -> tuple[object, object]:
+    return result.identity["version"], result.identity["weights"]
+
+
+def _row(result: Result, usual: float, shipped: str) -> dict[str, object]:
     least, most = result.record["parameters"]
-    return {"family": result.setup, "condition": result.method, "datasets": _mean(result, "datasets"),
+    return {"family": result.setup, "condition": result.method,
+            "network": "shipped" if result.identity["weights"] == shipped else "earlier",
+            "datasets": _mean(result, "datasets"),
             "parameters": f"{least} to {most}",
             "passed": _mean(result, "passed"), "with refinement": _mean(result, "passed_cheaply"),
             "ESS": _mean(result, "ess"), "gap": _mean(result, "gap"), "± gap": _error(result, "gap"),
