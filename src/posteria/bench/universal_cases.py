@@ -29,6 +29,7 @@ class UniversalCase:
         family: what is drawn from.
         rows, columns, most_cells: as for :class:`posteria.tasks.ManyModelsTask`.
         large: datasets take much time and memory, so that a cell has a tenth of them.
+        dear: the log joint takes long, so that fewer datasets are optimised.
         log_concave: of its likelihood; what a Gaussian may lose is judged by it.
         beside_nuts: datasets of every batch that are compared with NUTS.
     """
@@ -38,6 +39,7 @@ class UniversalCase:
     columns: tuple[int, int] = _COLUMNS
     most_cells: int = _MOST_CELLS
     large: bool = False
+    dear: bool = False
     log_concave: bool = True
     beside_nuts: int = 0
 
@@ -67,13 +69,14 @@ class DesignedCase:
     Attributes:
         model: of all datasets.
         inputs: drawn anew for every batch.
-        large, log_concave: see :class:`UniversalCase`.
+        large, dear, log_concave: see :class:`UniversalCase`.
         beside_nuts: datasets of every batch that are compared.
     """
 
     model: Model
     inputs: Callable[[torch.Generator], Dataset]
     large: bool = True
+    dear: bool = False
     log_concave: bool = False
     beside_nuts: int = 2
 
@@ -109,6 +112,7 @@ def _radon(varying_slopes: bool) -> DesignedCase:
 # Log-concave in the coefficients for normal and Laplace priors; noise scales and Student-t priors apart.
 _LOG_CONCAVE = ("gaussian_mean", "linear", "logistic", "categorical", "poisson")
 _BEYOND = ("linear", "logistic", "poisson")
+_DEAR = ("negative_binomial", "hierarchical", "neural", "neural_classes", "categorical", "beta_binomial")
 _PRIORS = ("linear_noise", "logistic", "poisson", "gamma")
 _UNSEEN = {name: generalized_linear(name, scales) for name, scales in (
     ("probit", LOGIT), ("beta_binomial", LOGIT), ("survival", LOG_LINK))}
@@ -116,10 +120,10 @@ _UNSEEN = {name: generalized_linear(name, scales) for name, scales in (
 
 def _conditions(name: str, family: Family) -> dict[str, UniversalCase]:
     concave = name in _LOG_CONCAVE
-    found = {TRAINED: UniversalCase(family, log_concave=concave)}
+    found = {TRAINED: UniversalCase(family, dear=name in _DEAR, log_concave=concave)}
     if name in _BEYOND:
         wide = replace(family, columns=(200, 200))
-        found[BEYOND] = UniversalCase(wide, (5000, 5000), (200, 200), 1_000_000, True, concave)
+        found[BEYOND] = UniversalCase(wide, (5000, 5000), (200, 200), 1_000_000, large=True, log_concave=concave)
     if name in _PRIORS:
         low, high = family.scales
         found[WIDE] = UniversalCase(replace(family, scales=(high, 2 * high)), log_concave=concave)
@@ -132,7 +136,7 @@ _MANY_GROUPS = UniversalCase(
            (0.3, 3.0), (1, 3)), (500, 2000), most_cells=8000, large=True, log_concave=False)
 CASES: Mapping[str, Mapping[str, UniversalCase | DesignedCase]] = {
     **{name: _conditions(name, family) for name, family in FAMILIES.items()},
-    **{name: {HELD_OUT: UniversalCase(family)} for name, family in _UNSEEN.items()},
+    **{name: {HELD_OUT: UniversalCase(family, dear=name in _DEAR)} for name, family in _UNSEEN.items()},
     "many_groups": {HELD_OUT: _MANY_GROUPS, NUTS_TOO: replace(_MANY_GROUPS, beside_nuts=1)},
     "eight_schools": {NUTS_TOO: DesignedCase(
         build_model("hierarchical", family="gaussian", noise="column", groups=len(_SCHOOLS)), schools)},
