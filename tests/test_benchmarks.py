@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,3 +99,31 @@ def test_results_are_written_and_reused(quality: dict[str, ModuleType], tmp_path
     assert set(first) >= {"config", "seed", "training_seconds", "torch", "processor", "figures", "untrained", "laplace"}
     quality["report"].write_report(tmp_path, tmp_path / "README.md")
     assert row.title in (tmp_path / "README.md").read_text()
+
+
+@pytest.fixture
+def specialists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The benchmark of special training, writing elsewhere."""
+    spec = importlib.util.spec_from_file_location("specialists", QUALITY.parent / "specialists" / "bench.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "HERE", tmp_path)
+    monkeypatch.setattr(module, "NUM_DATASETS", 64)
+    return module
+
+
+def test_special_training_is_measured_on_the_same_datasets(specialists: ModuleType, tmp_path: Path) -> None:
+    for case in specialists.CASES:
+        for way in ("fine-tuned", "specialist"):
+            build(specialists.config_of(case, way, 1.0))
+    network = specialists.trained("logistic", "universal", 1.0, tmp_path)
+    found = specialists.bounds(network, "logistic")
+    assert found.shape == (64,)
+    assert found.isfinite().all()
+    torch.testing.assert_close(found, specialists.bounds(network, "logistic"))
+    row = {name: dict.fromkeys(specialists.WAYS, 0.1) for name in ("bound", "difference", "error")}
+    machine = {"processor": "one", "torch": "2"}
+    specialists.write_report({"machine": machine, "cases": {"logistic": {"minutes": 3, **row}}})
+    assert "| logistic, 10 columns | 0.1000 | +0.10000 ± 0.10000 |" in (tmp_path / "README.md").read_text()
