@@ -108,3 +108,13 @@ def test_collapse_and_whiten_together() -> None:
     draws = refined.posterior.sample_theta(20_000, seed=1)
     assert ((draws.mean(1) - exact.mean(1)).abs() < 0.1 * exact.std(1)).all()
     assert ((draws.std(1) / exact.std(1)).log().abs() < 0.1).all()
+
+
+def test_modes_are_those_of_theta() -> None:
+    """A mode depends on the parameters it is looked for in: users mean theta."""
+    model, dataset = line(), regression_data(rows=5)
+    point = Estimator(model, "iterative", WHITENED, EstimatorInfo((2, 2))).posterior(dataset).refine("map")
+    theta = point.posterior.sample_theta(1)
+    height = model.log_joint(theta.double(), dataset.double())
+    nearby = theta + 0.03 * torch.randn(2, 200, 3, generator=generator_for(0))
+    assert (model.log_joint(nearby.double(), dataset.double()) <= height + 1e-3).all()

@@ -27,8 +27,10 @@ _LONGEST_AXIS = 5
 _PREDICTED_ROWS = 32
 
 
-def problem_of(model: Model, dataset: Dataset) -> Problem:
+def problem_of(model: Model, dataset: Dataset, whiten: bool = True) -> Problem:
     """The posteriors of B datasets, in double precision.
+
+    In parameters in which priors are normal, unless ``whiten`` is False: modes are not the same in all parameters.
 
     What an answer must get right are the parameters; where the model does not know the labels of some (mixture
     components), their values in ascending order; where those labels are too many to list (hidden units), the
@@ -39,7 +41,7 @@ def problem_of(model: Model, dataset: Dataset) -> Problem:
     """
     if not model.has_likelihood:
         raise UnsupportedError.of("model", f"{model.name!r}, which can only be simulated", "a model with a likelihood")
-    model, wide = whitened(model), dataset.double()
+    original, model, wide = model, whitened(model) if whiten else model, dataset.double()
     joint = ModelLogJoint(model, wide)
     view = _View(model, wide, joint)
     permutations = relabellings(model, joint)
@@ -51,7 +53,7 @@ def problem_of(model: Model, dataset: Dataset) -> Problem:
     else:
         quantities, counted = view.predictions, view.rows_mask
     block = max(1, _CHAIN_ROWS // (_CHAINS * dataset.x.shape[1]))
-    return Problem(joint, view.density, quantities, counted, lambda index: problem_of(model, dataset[index]),
+    return Problem(joint, view.density, quantities, counted, lambda index: problem_of(original, dataset[index], whiten),
                    permutations, listed, block, nesting_of(model, wide, joint))
 
 

@@ -151,7 +151,7 @@ def refine(posterior: Posterior, method: str = "auto", target: Accuracy | None =
     model, dataset = posterior.model, posterior.dataset
     if not model.has_likelihood:
         return _simulator(posterior, method, seed)
-    problem = problem_of(model, dataset)
+    problem = problem_of(model, dataset, whiten=method != MAP)
     own = symmetric(posterior.distribution, problem)
     source = source_of(problem, own, num_samples, generator_for(seed, device=dataset.device))
     if method == MAP:
@@ -188,7 +188,7 @@ def refine_draws(model: Model, dataset: Dataset, theta: Tensor, log_prob: Tensor
 
     _check(method, theta.shape[1] if theta.ndim == 3 else 0, num_draws)
     model.check(dataset)
-    problem = problem_of(model, dataset)
+    problem = problem_of(model, dataset, whiten=method != MAP)
     source = given_source(problem, theta, log_prob)
     keeps = torch.ones(len(dataset), dtype=torch.bool)
     posterior = Posterior(model, dataset, Answered(theta, None, keeps, problem.active))
