@@ -25,8 +25,9 @@ _WARMUP, _NUM_SAMPLES, _ROUNDS = 60, 40, 3
 _STRETCHES, _NEARLY = (1, 2, 4), 1.03
 # Two rounds that leave superchains further apart than this are not for lack of time: they sit in different modes.
 _HOPELESS = 1.1
-# Chains are still on their way in where the mean of their first fifth is further than so many standard errors from that
-# of their second half (Geweke 1992). Superchains that all leave a side mode slowly agree with each other.
+# Chains are still on their way in where a mean of their first fifth, that of the log joint included, is further than so
+# many standard errors from that of their second half (Geweke 1992). Superchains that all leave a side mode slowly agree
+# with each other.
 _MOST_DRIFT = 4.0
 # Gradients per dataset after which nothing new is begun.
 _MOST_EVALUATIONS = 1_000_000
@@ -170,11 +171,11 @@ def _judged(problem: Problem, draws: Tensor, target: Accuracy) -> ChainRun:
     counted = counted & (whole.amax(1) > whole.amin(1))
     r_hat = nested_r_hat(whole.view(batch, _SUPERCHAINS, -1, length, whole.shape[-1]))
     r_hat = torch.where(counted, r_hat, 1.0).nan_to_num(torch.inf).amax(-1)
-    series = quantities.view(batch, chains, length, -1)
+    everything = whole.view(batch, chains, length, -1)
+    series, bulk = everything[..., :-1], ess_bulk(everything)
+    steady = (torch.where(counted, _drift(everything, bulk), 0.0).nan_to_num(0.0) < _MOST_DRIFT).all(-1)
     centred = (series - series.mean((1, 2), keepdim=True)).square()
-    bulk = ess_bulk(series)
-    steady = (torch.where(problem.counted, _drift(series, bulk), 0.0).nan_to_num(0.0) < _MOST_DRIFT).all(-1)
-    ess = torch.minimum(bulk, 2.0 * ess_bulk(centred))
+    ess = torch.minimum(bulk[..., :-1], 2.0 * ess_bulk(centred))
     ess = torch.where(problem.counted, ess, torch.inf).nan_to_num(0.0, torch.inf).amin(-1)
     enough = (target.margin(problem.counted)[:, 0] / min(target.mean, target.log_sd)).square()
     converged = steady & (r_hat < MAX_R_HAT) & (ess >= enough) & height.isfinite().all(-1)
