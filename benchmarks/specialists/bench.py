@@ -31,6 +31,8 @@ HERE = Path(__file__).parent
 NUM_DATASETS, NUM_SAMPLES, BATCH, SEED, ROWS = 512, 256, 64, 31_337, (16, 128)
 # Of fine-tuning: weights that are good already take smaller steps.
 SHARE, LEARNING_RATE = 0.1, 3e-4
+# Nats per observation.
+MOST_BELOW = 0.005
 # Name -> the model, and its columns.
 CASES: Mapping[str, tuple[dict[str, Any], int]] = {
     "logistic": ({"name": "generalized_linear", "options": {"family": "bernoulli"}}, 10),
@@ -50,7 +52,8 @@ network but for tokens that know their block, reverse KL, {minutes:g} minutes on
 universal network after {short:g} minutes on the model (`posteria train --from universal`, learning rate {rate:g}).
 *universal*: before. The evidence lower bound, in nats per observation, is that of {datasets} fresh datasets, {samples}
 draws each, with the same random numbers for all; differences are to the specialist, with the standard error over
-datasets. Goal: fine-tuned not below the specialist by more than two standard errors.
+datasets. Goals: at most {most:g} nats per observation below the specialist; and after fine-tuning not below it at all,
+but for two standard errors.
 
 Machine: {processor}, torch {torch}. Seed {seed}.
 
@@ -103,16 +106,18 @@ def measure(case: str, minutes: float, runs: Path) -> dict[str, Any]:
 
 def write_report(results: dict[str, Any]) -> None:
     """README.md from the results."""
-    rows = ["| model | specialist | fine-tuned - specialist | universal - specialist | goal met |",
-            "|---|---|---|---|---|"]
+    rows = ["| model | specialist | fine-tuned - specialist | universal - specialist | both close | not below |",
+            "|---|---|---|---|---|---|"]
     for case, found in results["cases"].items():
         shown = [f"{found['difference'][way]:+.5f} ± {found['error'][way]:.5f}" for way in ("fine-tuned", "universal")]
-        met = found["difference"]["fine-tuned"] > -2 * found["error"]["fine-tuned"]
+        close = all(found["difference"][way] > -MOST_BELOW for way in ("fine-tuned", "universal"))
+        reached = found["difference"]["fine-tuned"] > -2 * found["error"]["fine-tuned"]
+        verdicts = " | ".join("yes" if met else "no" for met in (close, reached))
         rows.append(f"| {case}, {CASES[case][1]} columns | {found['bound']['specialist']:.4f} | {' | '.join(shown)} | "
-                    f"{'yes' if met else 'no'} |")
+                    f"{verdicts} |")
     minutes = next(iter(results["cases"].values()))["minutes"]
     settings = {"minutes": minutes, "short": SHARE * minutes, "rate": LEARNING_RATE, "rows": ROWS, "seed": SEED,
-                "datasets": NUM_DATASETS, "samples": NUM_SAMPLES, **results["machine"]}
+                "datasets": NUM_DATASETS, "samples": NUM_SAMPLES, "most": MOST_BELOW, **results["machine"]}
     (HERE / "README.md").write_text(_README.format(table="\n".join(rows), **settings))
 
 
