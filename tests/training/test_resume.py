@@ -77,6 +77,18 @@ def test_kill_9_and_resume(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
+def test_resuming_removes_what_a_killed_process_was_writing(tmp_path: Path) -> None:
+    train(tiny(steps=3), out=tmp_path)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left, kept = (tmp_path / f".{CHECKPOINT}.{number}" for number in (gone.pid, os.getpid()))
+    for path in (left, kept):
+        path.write_bytes(b"half of a checkpoint")
+    train(tiny(steps=3), out=tmp_path, resume=True)
+    assert not left.exists()
+    assert kept.exists()
+
+
 def test_sigterm_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     stopped = _kill_child(tmp_path, signal.SIGTERM, after_step=50)
     assert stopped.returncode == 3, stopped.stderr

@@ -20,7 +20,13 @@ from posteria.objectives import Objective, Step
 from posteria.randomness import generator_for, seed_global_state
 from posteria.tasks import Task
 from posteria.training.average import WeightAverage
-from posteria.training.checkpoint import Checkpoint, explained_disk_errors, load_optimizer, optimizer_tensors
+from posteria.training.checkpoint import (
+    Checkpoint,
+    explained_disk_errors,
+    load_optimizer,
+    optimizer_tensors,
+    remove_leftovers,
+)
 from posteria.training.config import Recipe
 from posteria.training.guard import NonFiniteGuard, Window
 from posteria.training.hardware import choose_device, choose_encoder_dtype
@@ -204,6 +210,7 @@ class Run:
             return self.save_checkpoint()  # a folder that cannot be written should fail now, not after hours
         if not resume:
             raise InputError.of("out", f"{folder}, which holds a run", "another folder, or resume=True to go on")
+        remove_leftovers(folder)
         self._restore(Checkpoint.load(path), path)
 
     @property
