@@ -81,7 +81,7 @@ def test_resuming_removes_what_a_killed_process_was_writing(tmp_path: Path) -> N
     train(tiny(steps=3), out=tmp_path)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    left, kept = (tmp_path / f".{CHECKPOINT}.{number}" for number in (gone.pid, os.getpid()))
+    left, kept = (tmp_path / f".{CHECKPOINT}.{number}" for number in (gone.pid, os.getppid()))
     for path in (left, kept):
         path.write_bytes(b"half of a checkpoint")
     train(tiny(steps=3), out=tmp_path, resume=True)

@@ -102,7 +102,7 @@ def explained_disk_errors(path: Path) -> Iterator[None]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what processes have left that were killed while they wrote: files aside, named after a process now gone."""
+    """Remove files aside of processes that were killed while they wrote."""
     for path in folder.glob(".*.*"):
         number = path.suffix.removeprefix(".")
         if number.isdigit() and os.name == "posix" and not _runs(int(number)):
