@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch.distributions import HalfNormal, Laplace, Normal
+from torch.distributions import Cauchy, HalfNormal, Laplace, Normal
 
 from posteria.bench.trust_shifts import SHIFTS, draw_shifted
+from posteria.bench.variational import bound_of
+from posteria.densities.mixed import MixedTheta
 from posteria.errors import InputError, UnsupportedError
 from posteria.estimator import Estimator, EstimatorInfo
 from posteria.every_model import Universal
@@ -22,9 +24,10 @@ from posteria.types import Dataset
 SHARED = {"name": "iterative", "options": {"shared": True, "lines": True}}
 
 
-def network(moved: bool = True) -> Estimator:
+def network(moved: bool = True, **density: Any) -> Estimator:
     torch.manual_seed(0)
-    made = Estimator(build_model("linear_regression"), Part(**SHARED), Part("skewed"), EstimatorInfo(columns=(1, 4096)))
+    made = Estimator(build_model("linear_regression"), Part(**SHARED), Part("skewed", density),
+                     EstimatorInfo(columns=(1, 4096)))
     with torch.no_grad():  # as training would, move what starts at zero
         if not moved:
             return made.eval()
@@ -196,3 +199,55 @@ def test_number_of_searches_is_saved(tmp_path: Path) -> None:
     assert loaded.modes == 3
     theta = made.posterior(dataset).sample_theta(20, seed=0)
     torch.testing.assert_close(loaded.posterior(dataset).log_prob(theta), made.posterior(dataset).log_prob(theta))
+
+
+def _location(prior: Any) -> tuple[CustomModel, Dataset]:
+    """Two observations far out under a prior of unit scale: their mean is believed less the heavier its tails."""
+    model = CustomModel([Parameter("theta", prior=prior)], predict=lambda p, x: Normal(p["theta"] + 0 * x[:, 0], 2.0))
+    return model, Dataset.of(torch.zeros(3, 2, 1), torch.tensor([[4.0, 4.5], [6.0, 7.0], [20.0, 21.0]]))
+
+
+def test_heavy_tailed_priors_are_searched_in_both_units() -> None:
+    """Against quadrature, under a conflict of prior and data: no worse than either search, and k-hat tells."""
+    model, dataset = _location(Cauchy(0.0, 1.0))
+    axis = torch.linspace(-200.0, 300.0, 200_001, dtype=torch.double)
+    height = model.log_joint(axis[None, :, None].expand(3, -1, -1), dataset.double())
+    evidence = height.logsumexp(-1) + (axis[1] - axis[0]).log()
+    posterior = Universal(network(False, whiten=True)).posterior(model, dataset)
+    assert isinstance(posterior.distribution, MixedTheta)
+
+    def bound(distribution: Any) -> torch.Tensor:
+        return bound_of(distribution, lambda theta: model.log_joint(theta, dataset), 4000)
+
+    parts = torch.stack([bound(part) for part in posterior.distribution.parts])
+    own = bound(posterior.distribution)
+    assert (own < evidence + 0.02).all()
+    assert (parts.amax(0) - own).max() < 0.1  # nats; shares are in proportion to bounds with errors
+    found = posterior.diagnose()
+    assert found.pareto_k[0] < 0.7
+    error = (found.log_evidence - evidence).abs()
+    assert (error < 5 * found.log_evidence_error + 1e-2)[0]
+    assert ((found.pareto_k > 0.7) | (error < 0.1)).all()  # the prior's mode far out is missed, and k-hat objects
+
+
+def test_other_priors_are_searched_once() -> None:
+    made = Universal(network(whiten=True))
+    assert not made.estimator(_location(Laplace(0.0, 1.0))[0]).both_units
+    assert not Universal(network()).estimator(_location(Cauchy(0.0, 1.0))[0]).both_units
+
+
+def test_searching_in_both_units_is_saved(tmp_path: Path) -> None:
+    model, dataset = _location(Cauchy(0.0, 1.0))
+    made = Universal(network(whiten=True)).estimator(model)
+    made.save(tmp_path, dataset)
+    loaded = Estimator.load(tmp_path, model)
+    assert loaded.both_units
+    theta = made.posterior(dataset).sample_theta(20, seed=0)
+    torch.testing.assert_close(loaded.posterior(dataset).log_prob(theta), made.posterior(dataset).log_prob(theta))
+
+
+@pytest.mark.parametrize(("modes", "expected"), [(None, 2), (1, 1), (3, 3)])
+def test_models_with_relabellings_are_searched_twice(modes: int | None, expected: int) -> None:
+    made = Universal(network())
+    assert made.estimator(build_model("gaussian_mixture", components=2), modes=modes).modes == expected
+    assert made.estimator(build_model("poisson_regression")).modes == 1

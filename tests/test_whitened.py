@@ -10,7 +10,7 @@ from torch import Tensor, distributions
 
 from posteria.estimator import Estimator, EstimatorInfo
 from posteria.models import Model, build_model
-from posteria.models.whitened import whitened
+from posteria.models.whitened import prior_is_log_concave, whitened
 from posteria.parts import Part, exact_distribution
 from posteria.posterior import Posterior
 from posteria.randomness import generator_for
@@ -118,3 +118,18 @@ def test_modes_are_those_of_theta() -> None:
     height = model.log_joint(theta.double(), dataset.double())
     nearby = theta + 0.03 * torch.randn(2, 200, 3, generator=generator_for(0))
     assert (model.log_joint(nearby.double(), dataset.double()) <= height + 1e-3).all()
+
+
+@pytest.mark.parametrize(("prior", "concave"), [
+    (distributions.Normal(0.0, 1.0), True), (distributions.Laplace(1.0, 2.0), True),
+    (distributions.Gumbel(0.0, 1.0), True), (distributions.StudentT(3.0, 0.0, 1.0), False),
+    (distributions.StudentT(10.0, 2.0, 0.1), False), (distributions.Cauchy(0.0, 2.0), False)])
+def test_heavy_tails_are_known(prior: distributions.Distribution, concave: bool) -> None:
+    assert prior_is_log_concave(build_model("poisson_regression", priors={"weights": prior})) == concave
+
+
+@pytest.mark.parametrize("prior", [
+    distributions.HalfNormal(1.0), distributions.HalfCauchy(1.0), distributions.Gamma(2.0, 1.0),
+    distributions.LogNormal(0.0, 1.0), distributions.InverseGamma(2.0, 1.0)])
+def test_scales_are_log_concave_in_their_logarithms(prior: distributions.Distribution) -> None:
+    assert prior_is_log_concave(build_model("linear_regression", noise="inferred", priors={"noise_scale": prior}))

@@ -10,7 +10,6 @@ import copy
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from posteria.densities.base import Density
 from posteria.encoders.base import Encoder
 from posteria.errors import CheckpointError, DataError, InputError, UnsupportedError
+from posteria.files import write_together
 from posteria.models import Model, build_model, model_to_json
 from posteria.parts import (
     Part,
@@ -99,8 +99,8 @@ class Estimator(nn.Module):
         self.encoder_part, self.density_part = Part.of(encoder), Part.of(density)
         # Posteriors of the model are known, and the networks are not asked (see for_model).
         self.exact = False
-        # How many searches, from starts of their own, posteriors are mixed of (see with_modes).
-        self.modes = 1
+        # Posteriors are mixed of so many searches (see with_modes), and of searches in theta, too (see in_both_units).
+        self.modes, self.both_units = 1, False
         # What training datasets look like; None where nobody has looked (see familiarise).
         self.familiarity: Familiarity | None = None
         # Encoders may run in lower precision (training sets this); likelihoods never do.
@@ -150,8 +150,8 @@ class Estimator(nn.Module):
         encoder = self.encoder.looking(**search)
         other = copy.copy(self)
         other._modules = {**self._modules, "encoder": encoder}
-        kept = {name: value for name, value in search.items() if name != "start"}
-        other.encoder_part = replace(self.encoder_part, options={**self.encoder_part.options, **kept})
+        other.encoder_part = self.encoder_part.with_options(
+            **{name: value for name, value in search.items() if name != "start"})
         return other
 
     def with_modes(self, modes: int) -> Estimator:
@@ -168,6 +168,16 @@ class Estimator(nn.Module):
             raise InputError.of("modes", repr(modes), "1 or more")
         other = self.looking(start=0)
         other.modes = modes
+        return other
+
+    def in_both_units(self) -> Estimator:
+        """The same networks, whose posteriors mix what is found in whitened parameters and in the model's own.
+
+        Heavy-tailed priors bend one or the other out of a Gaussian's shape, depending on how much the data say. For
+        networks that serve every model, with the density option ``whiten``; at twice the cost.
+        """
+        other = copy.copy(self)
+        other.both_units = True
         return other
 
     def prepare(self, dataset: Dataset) -> Dataset:
@@ -218,13 +228,23 @@ class Estimator(nn.Module):
             if self.exact:
                 return Posterior(self.model, prepared, exact_distribution(self.model, prepared), self.info)
             context = self.context(prepared)
-            found = [self._distribution(context, prepared)]
-            found += [self.looking(start=start).distribution(prepared) for start in range(1, self.modes)]
+            found = [self._distribution(context, prepared),
+                     *(search.distribution(prepared) for search in self._searches()[1:])]
             distribution = found[0] if len(found) == 1 else mixed(found, self.model, prepared)
             return Posterior(self.model, prepared, distribution, self.info,
                              encoding=Encoding(context.summary, self.familiarity))
         finally:
             self.train(was_training)
+
+    def _searches(self) -> list[Estimator]:
+        """Those that posteriors are mixed of, the estimator's own first."""
+        searches = [self, *(self.looking(start=start) for start in range(1, self.modes))]
+        return searches + [search._unwhitened() for search in searches] if self.both_units else searches
+
+    def _unwhitened(self) -> Estimator:
+        other = copy.copy(self)
+        other.density_part = self.density_part.with_options(whiten=False)
+        return other
 
     def familiarise(self, task: Drawing, num_datasets: int = 1024, seed: int = 0) -> None:
         """Remember what training datasets look like, so that :meth:`Posterior.diagnose` can say what is unlike them.
@@ -257,7 +277,8 @@ class Estimator(nn.Module):
         return {
             "format": FORMAT, "format_version": FORMAT_VERSION, "model": model_to_json(self.model),
             "encoder": asdict(self.encoder_part), "density": asdict(self.density_part), "info": asdict(self.info),
-            "exact": self.exact, "modes": self.modes, "signature": _signature(self.model, self.info.columns[1]),
+            "exact": self.exact, "modes": self.modes, "both_units": self.both_units,
+            "signature": _signature(self.model, self.info.columns[1]),
         }
 
     def save(self, path: str | Path, reference: Dataset | None = None) -> None:
@@ -298,6 +319,7 @@ class Estimator(nn.Module):
         estimator = cls(model, Part.of(description["encoder"]), Part.of(description["density"]),
                         EstimatorInfo(tuple(info["columns"]), tuple(info["rows"]), info["training"]))
         estimator.exact, estimator.modes = description.get("exact", False), description.get("modes", 1)
+        estimator.both_units = description.get("both_units", False)
         reference = {k: tensors.pop(k) for k in list(tensors) if k.startswith(_REFERENCE)}
         estimator.familiarity = Familiarity.from_tensors(
             {k.removeprefix(_FAMILIARITY): tensors.pop(k) for k in list(tensors) if k.startswith(_FAMILIARITY)})
@@ -353,27 +375,6 @@ class Estimator(nn.Module):
                 f"{folder}: the stored reference output is not reproduced: log densities differ by {difference:.3g} "
                 f"(allowed {allowed:.3g}); weights, code or model changed since it was saved"
             )
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write so that a crash leaves either the old file or the new one."""
-    write_together({path: data})
-
-
-def write_together(files: Mapping[Path, bytes]) -> None:
-    """Write all files aside before any is replaced, so that a full disk leaves all the old ones."""
-    temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in files}
-    try:
-        for path, temporary in temporaries.items():
-            with open(temporary, "wb") as file:
-                file.write(files[path])
-                file.flush()
-                os.fsync(file.fileno())
-        for path, temporary in temporaries.items():
-            os.replace(temporary, path)
-    finally:
-        for temporary in temporaries.values():
-            temporary.unlink(missing_ok=True)
 
 
 def build_model_of(description: Mapping[str, Any], folder: Path) -> Model:

@@ -9,13 +9,16 @@ from posteria.estimator import Estimator
 from posteria.models import Model
 from posteria.models.priors import Priors
 from posteria.models.repriored import repriored
-from posteria.parts import known_exactly
+from posteria.models.whitened import prior_is_log_concave
+from posteria.parts import is_whitened, known_exactly
 from posteria.posterior import Posterior
 from posteria.shipped import load
 from posteria.types import Dataset
 
 NAME = "universal"
 _WIDENINGS = 64
+# Searches where parameters can be swapped: relabellings are modes.
+_MODES_OF_SYMMETRIC = 2
 
 
 def serves_every_model(estimator: Estimator) -> bool:
@@ -48,25 +51,31 @@ class Universal:
         self.network = estimator.looking(widenings=_WIDENINGS)
 
     def estimator(self, model: Model, priors: Priors | None = None, prior_scale: float | None = None,
-                  modes: int = 1) -> Estimator:
+                  modes: int | None = None) -> Estimator:
         """The estimator of one model: shares the network's weights.
 
         Where all parameters but at most one can be integrated out (a line with normal priors, its noise known or
-        inferred), posteriors are exact, and the network is not asked.
+        inferred), posteriors are exact, and the network is not asked. Where a prior has heavy tails, posteriors are
+        mixtures of two searches, see :meth:`posteria.Estimator.in_both_units`.
 
         Args:
             model: any model with a likelihood, a user's own included.
             priors, prior_scale: in place of the model's, see :func:`posteria.models.repriored.repriored`.
             modes: number of searches, from starts of their own; posteriors are mixtures of what they find. For
-                posteriors with several modes, at so many times the cost.
+                posteriors with several modes, at so many times the cost. By default 2 where components or hidden
+                units can be swapped, else 1.
         """
         changed = priors is not None or prior_scale is not None
         model = repriored(model, priors, prior_scale) if changed else model
         found = self.network.for_model(model, exact=known_exactly(model))
+        if is_whitened(found.density_part) and not found.exact and not prior_is_log_concave(model):
+            found = found.in_both_units()
+        if modes is None:
+            modes = _MODES_OF_SYMMETRIC if model.exchangeable_axes else 1
         return found if modes == 1 else found.with_modes(modes)
 
     def posterior(self, model: Model, dataset: Dataset, priors: Priors | None = None,
-                  prior_scale: float | None = None, modes: int = 1) -> Posterior:
+                  prior_scale: float | None = None, modes: int | None = None) -> Posterior:
         """The posterior of one or many datasets under a model.
 
         Args:

@@ -48,6 +48,10 @@ class Part:
             return part
         return cls(part) if isinstance(part, str) else cls(**part)
 
+    def with_options(self, **options: Any) -> Part:
+        """The same with other values of some options."""
+        return Part(self.name, {**self.options, **options})
+
 
 def encoder_spec(model: Model, columns: int, density: Part) -> EncoderSpec:
     """What an encoder for a model, a number of columns and a density needs to know."""

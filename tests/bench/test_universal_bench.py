@@ -21,6 +21,8 @@ from posteria.densities.gaussian import GaussianTheta
 from posteria.densities.skewed import SkewedTheta
 from posteria.errors import InputError
 from posteria.models import LinearRegression
+from posteria.parts import mixed
+from posteria.posterior import Posterior
 from posteria.randomness import generator_for
 from tests.problems import simulated
 
@@ -112,3 +114,24 @@ def test_homes_are_in_counties_of_different_sizes() -> None:
     assert (inputs.num_observations.item(), len(sizes)) == (919, 85)
     assert sizes.max() > 5 * sizes.float().median()
     assert set(inputs.x[0, :, 1].tolist()) == {0.0, 1.0}
+
+
+def test_every_part_of_a_mixture_is_optimised() -> None:
+    """Of a line with its noise known: two wrong Gaussians reach the evidence, which their mixture then has."""
+    model = LinearRegression()
+    dataset = simulated(model, 2, rows=30, batch=3)
+    exact = model.exact_posterior(dataset)
+    active, eye = model.active(dataset), torch.eye(3).expand(3, -1, -1)
+
+    def moved(by: float) -> SkewedTheta:
+        scale = 1.5 * exact.stddev.float()
+        mean = exact.mean.float() + by * exact.stddev.float()
+        return SkewedTheta(GaussianTheta(mean, scale, active, eye), scale, torch.zeros(3, 3), torch.ones(3, 3))
+
+    posterior = Posterior(model, dataset, mixed([moved(1.0), moved(-0.5)], model, dataset))
+    sizes = Sizes(batches=1, batch_size=3, optimised=1, steps=300)
+    found = universal_bench._gaps(posterior, model, dataset, sizes, 0)["gap"]
+    evidence = model.log_joint(exact.mean.float()[:, None], dataset)[:, 0] - exact.log_prob(exact.mean)
+    own = bound_of(posterior.distribution, lambda theta: model.log_joint(theta, dataset))
+    assert ((evidence - own) / dataset.num_observations - found).abs().max() < 2e-3
+    assert universal_bench._gaps(posterior, model, dataset, sizes, 1)["gap"].isnan().all()

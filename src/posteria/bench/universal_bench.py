@@ -24,19 +24,21 @@ from posteria.bench.universal_cases import CASES, DesignedCase, UniversalCase
 from posteria.bench.variational import bound_of, optimised
 from posteria.bench.workspace import Workspace
 from posteria.densities.changed import ChangedTheta
+from posteria.densities.mixed import MixedTheta
 from posteria.densities.skewed import SkewedTheta
 from posteria.errors import InputError
 from posteria.estimator import Estimator
 from posteria.every_model import universal
 from posteria.models import Model
 from posteria.models.whitened import whitened
+from posteria.parts import mixed
 from posteria.posterior import Posterior
 from posteria.randomness import generator_for
 from posteria.reference import NUTS, BaselineRun, Empirical, run_baseline
 from posteria.refinement.accuracy import Accuracy
 from posteria.refinement.weights import MAX_PARETO_K
 from posteria.trust.diagnosis import Diagnosis
-from posteria.types import Dataset
+from posteria.types import Dataset, ThetaDistribution
 
 BENCH = "universal"
 _VERSION = 3
@@ -191,23 +193,25 @@ def _errors(theta: Tensor, run: BaselineRun, usable: Tensor) -> Errors:
 def _gaps(posterior: Posterior, model: Model, dataset: Dataset, sizes: Sizes, number: int) -> dict[str, Tensor]:
     """(B,) nats per observation by which per-dataset optimization betters the bound; NaN where it was not run.
 
-    Zero where it ends below its start, which happens where single draws have gradients without bounds.
+    Zero where it ends below its start, which happens where single draws have gradients without bounds. Of a mixture
+    every part is optimised, and they are mixed anew.
     """
-    gap = torch.full((len(dataset),), torch.nan, dtype=torch.double)
-    distribution = posterior.distribution
-    if isinstance(distribution, ChangedTheta):  # bounds are the same in all parameters
-        distribution, model = distribution.base, whitened(model)
     if number >= sizes.optimised:
-        return {"gap": gap}
-    if not isinstance(distribution, SkewedTheta):  # exact: its bound is the evidence
-        return {"gap": torch.zeros_like(gap)}
-    best = optimised(distribution, model, dataset, sizes.steps)
+        return {"gap": torch.full((len(dataset),), torch.nan, dtype=torch.double)}
+    own = posterior.distribution
+    if isinstance(own, MixedTheta):
+        best = mixed([_reached(part, model, dataset, sizes.steps) for part in own.parts], model, dataset)
+    else:
+        best = _reached(own, model, dataset, sizes.steps)
+    reached, answer = (bound_of(q, lambda theta: model.log_joint(theta, dataset)) for q in (best, own))
+    return {"gap": (reached - answer).clamp(min=0.0) / dataset.num_observations}
 
-    def log_joint(theta: Tensor) -> Tensor:
-        return model.log_joint(theta, dataset)
 
-    difference = bound_of(best, log_joint) - bound_of(distribution, log_joint)
-    return {"gap": difference.clamp(min=0.0) / dataset.num_observations}
+def _reached(part: ThetaDistribution, model: Model, dataset: Dataset, steps: int) -> ThetaDistribution:
+    """What optimization makes of a density; itself where it is exact."""
+    if isinstance(part, ChangedTheta):  # bounds are the same in all parameters
+        return replace(part, base=_reached(part.base, whitened(model), dataset, steps))
+    return optimised(part, model, dataset, steps) if isinstance(part, SkewedTheta) else part
 
 
 def figures_of(columns: Mapping[str, Tensor]) -> Figures:

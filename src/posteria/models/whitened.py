@@ -22,6 +22,8 @@ from posteria.models.quantiles import QuantileMap
 from posteria.types import Dataset, Geometry
 
 _NODES = 24
+# Where priors are asked whether their log density is concave, and the share of the score's range by which it may rise.
+_LOOKED_AT, _POINTS, _MOST_RISE = 4.0, 401, 0.05
 # The likelihood may take this much of a normal prior's curvature, so that precisions stay positive.
 _MOST_BENT = 0.25
 _Slopes = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -36,6 +38,20 @@ def whitened(model: Model) -> Model:
         maps = {p.name: known for p in model.parameters if (known := _map_of(p)) is not None}
         model.in_normal_units = Whitened(model, maps) if maps and model.has_likelihood else model
     return model.in_normal_units
+
+
+def prior_is_log_concave(model: Model) -> bool:
+    """No prior that :func:`whitened` changes has heavy tails, as Student's t has; what it leaves alone is not asked."""
+    own = whitened(model)
+    return not isinstance(own, Whitened) or all(_falls(known) for known in own.maps.values())
+
+
+def _falls(known: QuantileMap) -> bool:
+    """The score of a map's prior, in theta, falls all the way as far as most of its draws go."""
+    u = torch.linspace(-_LOOKED_AT, _LOOKED_AT, _POINTS, dtype=torch.double)
+    _, slope, bend = known.slopes(u)
+    score = -(u + bend / slope) / slope
+    return float(score.diff().clamp(min=0.0).sum()) <= _MOST_RISE * float(score.max() - score.min())
 
 
 def _map_of(parameter: Parameter) -> QuantileMap | None:

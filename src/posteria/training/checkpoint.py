@@ -22,7 +22,7 @@ from safetensors import torch as safetensors_torch
 from torch import Tensor
 
 from posteria.errors import CheckpointError, InputError, TrainingError
-from posteria.estimator import write_atomically
+from posteria.files import write_atomically
 
 FORMAT = "posteria-training/1"
 _HEADER_KEY = "posteria"

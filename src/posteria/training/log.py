@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from posteria.errors import UnsupportedError
-from posteria.estimator import write_atomically
+from posteria.files import write_atomically
 from posteria.training.checkpoint import explained_disk_errors
 
 Row = dict[str, float]
