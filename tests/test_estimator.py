@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Exponential, Normal, constraints
 
-from posteria import estimator as estimator_module
+from posteria import files
 from posteria.densities import DENSITIES
 from posteria.encoders import ENCODERS
 from posteria.errors import CheckpointError, DataError, InputError, UnsupportedError
@@ -284,7 +284,7 @@ def _nth(original: Any, fails_at: int) -> Any:
 def test_a_full_disk_leaves_the_old_estimator(saved: Path, monkeypatch: pytest.MonkeyPatch, function: str,
                                               fails_at: int) -> None:
     before = outputs(Estimator.load(saved), regression_data())
-    monkeypatch.setattr(estimator_module.os, function, _nth(getattr(os, function), fails_at))
+    monkeypatch.setattr(files.os, function, _nth(getattr(os, function), fails_at))
     with pytest.raises(OSError, match="No space left"):
         make(seed=1).save(saved)
     monkeypatch.undo()
@@ -294,7 +294,7 @@ def test_a_full_disk_leaves_the_old_estimator(saved: Path, monkeypatch: pytest.M
 
 
 def test_a_full_disk_at_opening_leaves_the_old_estimator(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimator_module, "open", _no_space, raising=False)
+    monkeypatch.setattr(files, "open", _no_space, raising=False)
     with pytest.raises(OSError, match="No space left"):
         make(seed=1).save(saved)
     Estimator.load(saved)
