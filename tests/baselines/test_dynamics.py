@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -66,6 +68,31 @@ def test_a_move_leaves_the_target_as_it_is(dense: bool, step: float, steps: int,
     move = transition(joint, _metric(joint, dense), point, *_sizes(joint, step, steps), generator)
     assert 0.2 < float(move.info.accept.mean()) < 0.99
     assert _moments_in_se(move.point.z, joint).max() < 4.0
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.1])
+def test_steered_trajectories_leave_the_target_as_it_is(factor: float, generator: torch.Generator) -> None:
+    """Steered by gradients that are wrong by so much, and do not know how the parameters are correlated."""
+    joint = correlated()
+    variance = joint.covariance.diagonal(dim1=-2, dim2=-1)
+
+    def steer(z: Tensor) -> Tensor:
+        return torch.where(joint.active[:, None], factor * (joint.mean[:, None] - z) / variance[:, None], 0.0)
+
+    metric, sizes = _metric(joint, False), _sizes(joint, 0.3, 3)
+    point = evaluate(joint, joint.draws(20_000, generator))
+    point = replace(point, score=steer(point.z))
+    asked = joint.asked
+    move = transition(joint, metric, point, *sizes, generator, steer)
+    assert joint.asked == asked + 1
+    assert 0.2 < float(move.info.accept.mean()) < 0.99
+    assert _moments_in_se(move.point.z, joint).max() < 4.0
+    momentum = torch.randn(point.z.shape, generator=generator, dtype=torch.float64)
+    end, last = leapfrog(joint, metric, point, momentum, *sizes, steer)
+    back, first = leapfrog(joint, metric, end, -last, *sizes, steer)
+    torch.testing.assert_close(back.z, point.z, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(-first, momentum, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(end.log_density, joint.score(end.z)[0])
 
 
 def test_wrong_accept_steps_would_be_noticed(generator: torch.Generator) -> None:

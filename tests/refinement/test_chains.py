@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Normal
+from torch.distributions import HalfCauchy, Laplace, Normal
 
 from posteria.bench.trust_shifts import SHIFTS, draw_shifted
 from posteria.models import CustomModel, LinearClassification, LinearRegression, Model, Parameter, build_model
@@ -44,6 +46,21 @@ def test_chains_draw_from_a_known_posterior() -> None:
     error = done.ess[:, None].rsqrt()
     assert (((theta.mean(1) - exact.mean) / exact.stddev).abs() < 4.0 * error).all()
     assert ((theta.std(1) / exact.stddev).log().abs() < 4.0 * error).all()
+
+
+@pytest.mark.parametrize(("name", "options", "priors"), [
+    ("linear_classification", {}, {}), ("poisson_regression", {}, {"weights": Laplace(0.0, 1.0)}),
+    ("neural_regression", {"hidden": 4}, {}), ("gaussian_mixture", {"components": 2}, {}),
+    ("linear_regression", {"noise": "inferred"}, {"noise_scale": HalfCauchy(1.0)})])
+def test_trajectories_are_led_by_the_score_in_single_precision(name: str, options: dict[str, Any],
+                                                               priors: dict[str, Any]) -> None:
+    model = build_model(name, priors=priors, **options)
+    problem = problem_of(model, simulated(model, 3, rows=20, batch=3))
+    assert problem.steer is not None
+    z = torch.where(problem.active[:, None], problem.joint.fixed_noise(5, 1).double(), 0.0)
+    exact, led = problem.joint.score(z)[1], problem.steer(z)
+    assert led.dtype == torch.double
+    torch.testing.assert_close(led, exact, rtol=1e-4, atol=1e-3)
 
 
 def test_modes_apart_are_given_up_after_two_rounds(monkeypatch: pytest.MonkeyPatch) -> None:

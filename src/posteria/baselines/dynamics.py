@@ -7,7 +7,8 @@ N(0, I): dz/dt = L p, dp/dt = Lᵀ ∇ log density. That is Hamiltonian Monte Ca
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from torch import Tensor
 from posteria.baselines.base import Info, Point, evaluate, noise
 from posteria.types import LogJoint
 
+# (B, C, P) places -> (B, C, P) gradients there.
+Steer = Callable[[Tensor], Tensor]
 # An energy error past this is a divergence (Stan's limit).
 _LARGEST_ERROR = 1000.0
 
@@ -61,18 +64,23 @@ class Move:
 
 
 def leapfrog(log_joint: LogJoint, metric: Metric, point: Point, momentum: Tensor, step_size: Tensor,
-             num_steps: Tensor) -> tuple[Point, Tensor]:
-    """The end of a trajectory of num_steps (B,) leapfrog steps of step_size (B,); both may differ between datasets."""
+             num_steps: Tensor, steer: Steer | None = None) -> tuple[Point, Tensor]:
+    """The end of a trajectory of num_steps (B,) leapfrog steps of step_size (B,); both may differ between datasets.
+
+    With ``steer``, its gradients lead the trajectory, and the density is asked for at the end alone. Any function of z
+    leaves trajectories reversible and their volume as it is, and so the accept step right.
+    """
     for i in range(int(num_steps.max())):
         size = torch.where(i < num_steps, step_size, 0.0)[:, None, None]  # who is done stands still
         momentum = momentum + 0.5 * size * metric.pull(point.score)
-        point = evaluate(log_joint, point.z + size * metric.velocity(momentum))
+        z = point.z + size * metric.velocity(momentum)
+        point = evaluate(log_joint, z) if steer is None else replace(point, z=z, score=steer(z))
         momentum = momentum + 0.5 * size * metric.pull(point.score)
-    return point, momentum
+    return (point if steer is None else replace(evaluate(log_joint, point.z), score=point.score)), momentum
 
 
 def transition(log_joint: LogJoint, metric: Metric, point: Point, step_size: Tensor, num_steps: Tensor,
-               generator: torch.Generator) -> Move:
+               generator: torch.Generator, steer: Steer | None = None) -> Move:
     """One move of Hamiltonian Monte Carlo: fresh momentum, a trajectory, and Metropolis' accept step.
 
     Args:
@@ -82,9 +90,10 @@ def transition(log_joint: LogJoint, metric: Metric, point: Point, step_size: Ten
         step_size: (B,) of a leapfrog step, in units of the metric.
         num_steps: (B,) long, must not depend on the chains' places.
         generator: the source of randomness.
+        steer: see :func:`leapfrog`.
     """
     before = noise(log_joint, point.z, generator)
-    proposal, after = leapfrog(log_joint, metric, point, before, step_size, num_steps)
+    proposal, after = leapfrog(log_joint, metric, point, before, step_size, num_steps, steer)
     accept, divergent = acceptance(point, before, proposal, after)
     draw = torch.rand(accept.shape, dtype=accept.dtype, device=accept.device, generator=generator)
     return Move(chosen(draw < accept, proposal, point), proposal, after, Info(accept, divergent, step_size))

@@ -123,6 +123,10 @@ class Model(ABC):
             (score,) = torch.autograd.grad(log_likelihood.sum(), point, create_graph=differentiable)
         return (log_likelihood, score) if differentiable else (log_likelihood.detach(), score.detach())
 
+    def likelihood_gradient(self, theta: Tensor, dataset: Dataset) -> Tensor:
+        """(B, C, P) the score of :meth:`likelihood_score` alone, for samplers, which do without the rest."""
+        return self.likelihood_score(theta, dataset)[1]
+
     def likelihood_geometry(self, theta: Tensor, dataset: Dataset) -> Geometry:
         """Log likelihood, score and diagonal curvature at theta (B, C, P); all but the curvature differentiable."""
         differentiable = torch.is_grad_enabled()

@@ -51,6 +51,13 @@ class ModelLogJoint:
         return log_likelihood + prior.log_density, self._bounded(score * self.scale + prior.score)
 
     @torch.no_grad()
+    def gradient(self, z: Tensor) -> Tensor:
+        """(B, C, P) that of :meth:`score` at z (B, C, P), without the density."""
+        self._require_likelihood()
+        prior = -z if self.layout.has_normal_prior else self._prior_at(z).score
+        return self._bounded(self.model.likelihood_gradient(self.theta(z), self.dataset) * self.scale + prior)
+
+    @torch.no_grad()
     def geometry(self, z: Tensor) -> Geometry:
         self._require_likelihood()
         likelihood = self.model.likelihood_geometry(self.theta(z), self.dataset)

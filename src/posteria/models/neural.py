@@ -119,6 +119,12 @@ class _Neural(OutputModel):
         value, score = self._in_cache(super().likelihood_score, theta, dataset)
         return value, score
 
+    def likelihood_gradient(self, theta: Tensor, dataset: Dataset) -> Tensor:
+        def gradient(theta: Tensor, dataset: Dataset) -> tuple[Tensor, ...]:
+            return (super(_Neural, self).likelihood_gradient(theta, dataset),)
+
+        return self._in_cache(gradient, theta, dataset)[0]
+
     def row_log_prob(self, theta: Tensor, dataset: Dataset) -> Tensor:
         def rows(theta: Tensor, dataset: Dataset) -> tuple[Tensor, ...]:
             return (super(_Neural, self).row_log_prob(theta, dataset),)

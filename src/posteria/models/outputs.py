@@ -86,13 +86,20 @@ class OutputModel(Model):
                          self._own_curvature(line.outputs, dataset, extra)]
         return Geometry(log_likelihood, score, torch.cat(curvature, -1))
 
+    def likelihood_gradient(self, theta: Tensor, dataset: Dataset) -> Tensor:
+        return self._gradient_along(self.linearize(theta, dataset), theta, dataset)
+
     def _score_along(self, line: Linearization, theta: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor]:
+        log_prob = self.head.log_prob(line.outputs, _target(dataset), self._extra(theta, dataset))
+        rows = torch.where(dataset.observed[:, None], log_prob, 0.0)
+        return rows.sum(-1), self._gradient_along(line, theta, dataset)
+
+    def _gradient_along(self, line: Linearization, theta: Tensor, dataset: Dataset) -> Tensor:
         extra, y = self._extra(theta, dataset), _target(dataset)
-        rows = torch.where(dataset.observed[:, None], self.head.log_prob(line.outputs, y, extra), 0.0)
         seen = dataset.observed[:, None, :, None].to(theta.dtype)
         score = [line.pull_back(self.head.score(line.outputs, y, extra) * seen),
                  self.head.own_score(line.outputs, y, dataset.observed, extra)]
-        return rows.sum(-1), torch.cat(score, -1)
+        return torch.cat(score, -1)
 
     @torch.no_grad()
     def likelihood_rows(self, theta: Tensor, dataset: Dataset) -> Tensor:

@@ -138,6 +138,10 @@ class Whitened(Model):
         log_likelihood, score = self.model.likelihood_score(value, dataset)
         return log_likelihood, score * slope
 
+    def likelihood_gradient(self, theta: Tensor, dataset: Dataset) -> Tensor:
+        value, slope, _ = self._slopes(theta, dataset)
+        return self.model.likelihood_gradient(value, dataset) * slope
+
     def likelihood_geometry(self, theta: Tensor, dataset: Dataset) -> Geometry:
         value, slope, bend = self._slopes(theta, dataset)
         found = self.model.likelihood_geometry(value, dataset)

@@ -135,7 +135,8 @@ def _round(problem: Problem, z: Tensor, number: int, target: Accuracy, generator
     """One run from z (B, C, P), with twice the thinning of the round before, and at first twice the warm-up."""
     counted = Counted(problem.joint)
     longer = 2**number
-    sampler = hmc.build(counted, num_warmup=_WARMUP * min(longer, _MOST_WARMUP))
+    steer = None if problem.steer is None else counted.counting(problem.steer)
+    sampler = hmc.build(counted, num_warmup=_WARMUP * min(longer, _MOST_WARMUP), steer=steer)
     state = sampler.init(z, generator)
     for _ in range(sampler.num_warmup):
         state, _ = sampler.update(state, generator)

@@ -36,6 +36,14 @@ class Counted:
         self.evaluations += z.shape[1]
         return self._joint.score(z)
 
+    def counting(self, steer: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """A function of z (B, C, P) whose calls count here, too."""
+        def counted(z: Tensor) -> Tensor:
+            self.evaluations += z.shape[1]
+            return steer(z)
+
+        return counted
+
     def geometry(self, z: Tensor) -> Geometry:
         """See :meth:`posteria.types.LogJoint.geometry`."""
         self.evaluations += z.shape[1]
@@ -103,6 +111,8 @@ class Problem:
         pick: the problem of some of the datasets (b,), which may repeat.
         permutations: (G, P) long, relabellings that leave the density unchanged, where they are few enough to list.
         single_mode: other modes may be looked for; False where relabellings cannot be listed, since each is a mode.
+        steer: (B, S, P) -> (B, S, P) gradients of the log joint, cheaper and less exact than its own: what leads the
+            trajectories of chains.
         row_block: how many datasets go through a processor together in chains.
         nesting: for models that declare hyperparameters, or None.
     """
@@ -114,6 +124,7 @@ class Problem:
     pick: Callable[[Tensor], Problem]
     permutations: Tensor | None = None
     single_mode: bool = True
+    steer: Callable[[Tensor], Tensor] | None = None
     row_block: int = 32
     nesting: Nesting | None = None
 

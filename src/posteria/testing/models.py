@@ -189,6 +189,8 @@ def check_geometry(model: Model, num_columns: int, seed: int = 0) -> None:
     for one, other in zip(model.likelihood_score(point, dataset), (value, score), strict=True):
         assert one.requires_grad, "likelihood_score carries no gradient"
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8, msg=_named("likelihood_score"))
+    gradient = model.likelihood_gradient(theta, dataset)
+    torch.testing.assert_close(gradient, score, rtol=1e-6, atol=1e-8, msg=_named("likelihood_gradient"))
     with torch.no_grad():
         quiet = model.likelihood_geometry(theta, dataset)
     assert not quiet.score.requires_grad, "the score carries a gradient where gradients are off"

@@ -42,7 +42,7 @@ def problem_of(model: Model, dataset: Dataset, whiten: bool = True) -> Problem:
     if not model.has_likelihood:
         raise UnsupportedError.of("model", f"{model.name!r}, which can only be simulated", "a model with a likelihood")
     original, model, wide = model, whitened(model) if whiten else model, dataset.double()
-    joint = ModelLogJoint(model, wide)
+    joint, plain = ModelLogJoint(model, wide), ModelLogJoint(model, dataset)
     view = _View(model, wide, joint)
     permutations = relabellings(model, joint)
     listed = permutations is not None or not model.exchangeable_axes
@@ -54,7 +54,8 @@ def problem_of(model: Model, dataset: Dataset, whiten: bool = True) -> Problem:
         quantities, counted = view.predictions, view.rows_mask
     block = max(1, _CHAIN_ROWS // (_CHAINS * dataset.x.shape[1]))
     return Problem(joint, view.density, quantities, counted, lambda index: problem_of(original, dataset[index], whiten),
-                   permutations, listed, block, nesting_of(model, wide, joint))
+                   permutations, listed, lambda z: plain.gradient(z.to(dataset.x.dtype)).to(z), block,
+                   nesting_of(model, wide, joint))
 
 
 def relabellings(model: Model, joint: ModelLogJoint) -> Tensor | None:
