@@ -69,9 +69,12 @@ class OutputModel(Model):
     def linearize(self, theta: Tensor, dataset: Dataset) -> Linearization:
         """Outputs and Jacobian products at theta (B, S, P)."""
 
+    def outputs(self, theta: Tensor, dataset: Dataset) -> Tensor:
+        """(B, S, N, K) outputs at theta (B, S, P)."""
+        return self.linearize(theta, dataset).outputs
+
     def row_log_prob(self, theta: Tensor, dataset: Dataset) -> Tensor:
-        outputs = self.linearize(theta, dataset).outputs
-        return self.head.log_prob(outputs, _target(dataset), self._extra(theta, dataset))
+        return self.head.log_prob(self.outputs(theta, dataset), _target(dataset), self._extra(theta, dataset))
 
     def likelihood_score(self, theta: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor]:
         return self._score_along(self.linearize(theta, dataset), theta, dataset)
@@ -213,7 +216,7 @@ class OutputModel(Model):
 
     def predict(self, theta: Tensor, dataset: Dataset) -> Distribution:
         self._check_theta(theta, dataset)
-        return self.head.distribution(self.linearize(theta, dataset).outputs, self._extra(theta, dataset))
+        return self.head.distribution(self.outputs(theta, dataset), self._extra(theta, dataset))
 
     def _extra(self, theta: Tensor, dataset: Dataset) -> Extra:
         layout = self.layout_of(dataset)

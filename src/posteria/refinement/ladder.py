@@ -45,6 +45,8 @@ _MOST_EFFORT = 8
 # Where relabellings are too many to list, a proposal around one mode is in vain, and only chains are left: more
 # draws then, up to this many numbers per dataset, and while k-hat is below this: it falls where q covers the posterior.
 _MOST_PATIENCE, _MOST_NUMBERS, _HOPELESS_K = 96, 2**23, 1.0
+# Then draws grow by this part before they are judged again: judging takes as long as drawing.
+_GROWTH = 4
 # Parameters up to which posteriors with a mode for every relabelling are worth a try with chains, unasked.
 _MOST_WITH_MODES = 256
 _WHY_NO_CHAINS = 'no chains, for too many interchangeable parameters (the method "mcmc" tries them)'
@@ -214,13 +216,11 @@ def _reweight(problem: Problem, source: Source, target: Accuracy, outcome: Outco
     tried, rest = index[hopeful], [index[~hopeful]]
     z, log_q, log_joint = source.z[tried], _required(source.log_q)[tried], None
     most = _most_effort(problem, source)
-    for _ in range(most):
-        if not len(tried):
-            break
-        part = problem[tried]
-        fresh = part.density(z[:, -source.z.shape[1]:])
+    while len(tried):
+        part, known = problem[tried], 0 if log_joint is None else log_joint.shape[1]
+        fresh = part.density(z[:, known:])
         log_joint = fresh if log_joint is None else torch.cat([log_joint, fresh], 1)
-        outcome.spend(tried, source.z.shape[1])
+        outcome.spend(tried, fresh.shape[1])
         now = Weights.of(log_joint, log_q)
         effort = Moments.of(part.values(z), now.weights).effort(target, part.counted)
         done = now.reliable & (effort <= 1.0) & (now.ess >= LEAST_ESS)
@@ -230,11 +230,12 @@ def _reweight(problem: Problem, source: Source, target: Accuracy, outcome: Outco
         going = ~done & torch.where(now.reliable, affordable, now.pareto_k < limit)
         rest.append(tried[~done & ~going])
         tried, z, log_q, log_joint = tried[going], z[going], log_q[going], log_joint[going]
-        if source.more is None:
+        batches = z.shape[1] // source.z.shape[1]
+        if source.more is None or batches >= most:
             break
         if len(tried):
-            more_z, more_q = source.more(tried)
-            z, log_q = torch.cat([z, more_z], 1), torch.cat([log_q, more_q], 1)
+            more = [source.more(tried) for _ in range(min(max(1, batches // _GROWTH), most - batches))]
+            z, log_q = (torch.cat([old, *new], 1) for old, new in zip((z, log_q), zip(*more, strict=True), strict=True))
     return torch.cat([*rest, tried]).sort().values
 
 
