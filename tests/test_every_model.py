@@ -134,6 +134,10 @@ def test_training_on_many_models_and_special_training_from_it(tmp_path: Path) ->
     assert started.model.name == "poisson_regression"
     for name, value in universal.state_dict().items():
         assert torch.equal(started.state_dict()[name], value), name
+    tuned = train(special, tmp_path / "special").estimator
+    assert tuned.encoder.widenings == Universal(universal).network.encoder.widenings > universal.encoder.widenings
+    assert Estimator.load(tmp_path / "special").encoder.widenings == tuned.encoder.widenings
+    assert train(special, tmp_path / "special", resume=True).estimator.encoder.widenings == tuned.encoder.widenings
     with pytest.raises(InputError, match="density: got"):
         build(TrainConfig.of(**{**special.model_dump(), "density": "full"}))
     plain = {**config, "encoder": "iterative", "task": "simulated", "density": "full"}

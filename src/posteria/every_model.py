@@ -16,7 +16,8 @@ from posteria.shipped import load
 from posteria.types import Dataset
 
 NAME = "universal"
-_WIDENINGS = 64
+# Looks of the search where the network is used: fewer observations than parameters take more than training can afford.
+WIDENINGS = 64
 # Searches where parameters can be swapped: relabellings are modes.
 _MODES_OF_SYMMETRIC = 2
 
@@ -47,8 +48,7 @@ class Universal:
         if not serves_every_model(estimator):
             raise InputError.of("estimator", f"one of {estimator.model.name!r} alone",
                                 "one with the iterative encoder and its option shared=True")
-        # Fewer observations than parameters take more looks than training could afford.
-        self.network = estimator.looking(widenings=_WIDENINGS)
+        self.network = estimator.looking(widenings=WIDENINGS)
 
     def estimator(self, model: Model, priors: Priors | None = None, prior_scale: float | None = None,
                   modes: int | None = None) -> Estimator:

@@ -224,7 +224,7 @@ def _fill_disk(monkeypatch: pytest.MonkeyPatch, function: str) -> None:
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(f"posteria.estimator.os.{function}", full)
+    monkeypatch.setattr(f"posteria.files.os.{function}", full)
 
 
 @pytest.mark.parametrize("function", ["fsync", "replace"])

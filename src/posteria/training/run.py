@@ -16,6 +16,7 @@ from torch import Tensor
 
 from posteria.errors import CheckpointError, InputError
 from posteria.estimator import Estimator
+from posteria.every_model import WIDENINGS, serves_every_model
 from posteria.objectives import Objective, Step
 from posteria.randomness import generator_for, seed_global_state
 from posteria.tasks import Task
@@ -27,7 +28,7 @@ from posteria.training.checkpoint import (
     optimizer_tensors,
     remove_leftovers,
 )
-from posteria.training.config import Recipe
+from posteria.training.config import Recipe, TrainConfig
 from posteria.training.guard import NonFiniteGuard, Window
 from posteria.training.hardware import choose_device, choose_encoder_dtype
 from posteria.training.interrupt import StopRequest
@@ -257,6 +258,9 @@ class Run:
         self._warn_if_diverged()
         self.average.apply()
         self.estimator.eval().encoder_dtype = None
+        tuned = isinstance(self.recipe, TrainConfig) and self.recipe.start is not None
+        if tuned and serves_every_model(self.estimator):
+            self.estimator = self.estimator.looking(widenings=WIDENINGS)  # as where it came from
         result = {name: value for name, value in self.history[-1].items() if math.isfinite(value)}
         self.estimator.info = replace(self.estimator.info, training={**self.record, "result": result})
         familiar = min(_FAMILIAR_DATASETS, self.steps * self.recipe.batch_size // _SEEN_PER_FAMILIAR)
