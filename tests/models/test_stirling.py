@@ -37,6 +37,14 @@ def test_gains_are_sums_over_whole_steps(function: Callable[[Tensor, Tensor], Te
         assert float(actual) == pytest.approx(expected, rel=1e-9, abs=1e-13)
 
 
+@pytest.mark.parametrize("function", [log_rising, digamma_gain, trigamma_gain])
+def test_many_at_once_are_each_by_itself(function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    start = torch.linspace(0.1, 40.0, 700, dtype=torch.float64)[:, None]
+    count = torch.arange(150.0, dtype=torch.float64)
+    some = torch.tensor([0, 311, 699])
+    torch.testing.assert_close(function(start, count)[some], function(start[some], count), rtol=0, atol=0)
+
+
 def test_functions_of_a_shape_are_continuous_and_have_their_limits() -> None:
     shape = torch.tensor([30.0, 30.0 + 1e-9], dtype=torch.float64)
     for function in (log_minus_digamma, gamma_constant, gamma_information):
