@@ -44,7 +44,9 @@ METHODS: Mapping[str, tuple[int, ...]] = {
 _MOST_EFFORT = 8
 # Where relabellings are too many to list, a proposal around one mode is in vain, and only chains are left: more
 # draws then, up to this many numbers per dataset, and while k-hat is below this: it falls where q covers the posterior.
-_MOST_PATIENCE, _MOST_NUMBERS, _HOPELESS_K = 96, 2**23, 1.0
+_MOST_PATIENCE, _MOST_NUMBERS, _HOPELESS_K = 192, 2**24, 1.0
+# Datasets are then taken in parts, whose draws are at most so many numbers.
+_MOST_HELD = 2**27
 # Then draws grow by this part before they are judged again: judging takes as long as drawing.
 _GROWTH = 4
 # Parameters up to which posteriors with a mode for every relabelling are worth a try with chains, unasked.
@@ -213,30 +215,39 @@ def _reweight(problem: Problem, source: Source, target: Accuracy, outcome: Outco
     # Elsewhere the next rung is the cheaper try.
     limit = 0.0 if problem.single_mode else _HOPELESS_K
     hopeful = (weights.reliable | (weights.pareto_k < limit))[index] & ~_unseen(outcome)[index]
-    tried, rest = index[hopeful], [index[~hopeful]]
-    z, log_q, log_joint = source.z[tried], _required(source.log_q)[tried], None
     most = _most_effort(problem, source)
+    together = len(index) if problem.single_mode else max(1, _MOST_HELD // (most * source.z[0].numel()))
+    left = [_reweight_part(problem, source, target, outcome, part, most, limit, generator)
+            for part in index[hopeful].split(max(1, together)) if len(part)]
+    return torch.cat([index[~hopeful], *left]).sort().values
+
+
+def _reweight_part(problem: Problem, source: Source, target: Accuracy, outcome: Outcome, tried: Tensor, most: int,
+                   limit: float, generator: torch.Generator) -> Tensor:
+    """Rung 2 for the datasets tried (b,), in up to so many times as many draws; those that are left."""
+    rest, part = [], problem[tried]
+    z, log_q = source.z[tried], _required(source.log_q)[tried]
+    log_joint, values = part.density(z), part.values(z)
+    outcome.spend(tried, z.shape[1])
     while len(tried):
-        part, known = problem[tried], 0 if log_joint is None else log_joint.shape[1]
-        fresh = part.density(z[:, known:])
-        log_joint = fresh if log_joint is None else torch.cat([log_joint, fresh], 1)
-        outcome.spend(tried, fresh.shape[1])
         now = Weights.of(log_joint, log_q)
-        effort = Moments.of(part.values(z), now.weights).effort(target, part.counted)
+        effort = Moments.of(values, now.weights).effort(target, part.counted)
         done = now.reliable & (effort <= 1.0) & (now.ess >= LEAST_ESS)
         _settle_weighted(outcome, tried[done], REWEIGHTED, z[done], now[done], generator)
         # What is out of reach with the most draws is left to the next rung.
         affordable = effort * z.shape[1] <= most * source.z.shape[1]
         going = ~done & torch.where(now.reliable, affordable, now.pareto_k < limit)
         rest.append(tried[~done & ~going])
-        tried, z, log_q, log_joint = tried[going], z[going], log_q[going], log_joint[going]
-        batches = z.shape[1] // source.z.shape[1]
-        if source.more is None or batches >= most:
+        tried, batches = tried[going], z.shape[1] // source.z.shape[1]
+        if not len(tried) or source.more is None or batches >= most:
             break
-        if len(tried):
-            more = [source.more(tried) for _ in range(min(max(1, batches // _GROWTH), most - batches))]
-            z, log_q = (torch.cat([old, *new], 1) for old, new in zip((z, log_q), zip(*more, strict=True), strict=True))
-    return torch.cat([*rest, tried]).sort().values
+        part, known = problem[tried], [kept[going] for kept in (z, log_q, log_joint, values)]
+        new = [source.more(tried) for _ in range(min(max(1, batches // _GROWTH), most - batches))]
+        new_z, new_q = (torch.cat(batch, 1) for batch in zip(*new, strict=True))
+        fresh = (new_z, new_q, part.density(new_z), part.values(new_z))
+        outcome.spend(tried, new_z.shape[1])
+        z, log_q, log_joint, values = (torch.cat(both, 1) for both in zip(known, fresh, strict=True))
+    return torch.cat([*rest, tried])
 
 
 def _most_effort(problem: Problem, source: Source) -> int:
