@@ -52,8 +52,8 @@ _README = """# Special training: from the universal network, and from nothing
 
 One model at one size per row, {rows[0]} to {rows[1]} rows. *specialist*: encoder and density as in the universal
 network but for tokens that know their block, reverse KL, {minutes:g} minutes on one thread. *fine-tuned*: the
-universal network after {short:g} minutes on the model (`posteria train --from universal`, learning rate {rate:g}); it looks as long
-as the universal network does in use, the specialist as long as in training, which on the whole suits each best.
+universal network after {short:g} minutes on the model (`posteria train --from universal`, learning rate {rate:g}); it
+looks as long as the universal network does in use, the specialist as long as in training, which suits each best.
 *universal*: before. The evidence lower bound, in nats per observation, is that of {datasets} fresh datasets, {samples}
 draws each, with the same random numbers for all; differences are to the specialist, with the standard error over
 datasets. Goals: at most {most:g} nats per observation below the specialist; and after fine-tuning not below it at all,
