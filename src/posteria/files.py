@@ -26,3 +26,21 @@ def write_together(files: Mapping[Path, bytes]) -> None:
     finally:
         for temporary in temporaries.values():
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove files aside of processes that were killed while they wrote."""
+    for path in folder.glob(".*.*"):
+        number = path.suffix.removeprefix(".")
+        if number.isdigit() and os.name == "posix" and not _runs(int(number)):
+            path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # asks, and sends nothing
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

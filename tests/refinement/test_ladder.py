@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from posteria.models import GaussianMean, LinearRegression
 from posteria.randomness import generator_for
-from posteria.refinement import METHODS, STATUSES, Accuracy, Problem, Source, climb_ladder
+from posteria.refinement import METHODS, STATUSES, Accuracy, Problem, Source, climb_ladder, ladder
 from posteria.testing.models import example
 from posteria.trust.posing import problem_of
 
@@ -60,6 +61,22 @@ def test_more_draws_are_taken_as_long_as_they_may_do(patient: bool) -> None:
     else:
         assert labels == ["failed"] * 3
         assert len(asked) <= 8
+
+
+def test_datasets_with_many_draws_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other, and each is answered; their evidence is the exact one, up to five of its errors."""
+    monkeypatch.setattr(ladder, "_TOGETHER", 1)
+    model = LinearRegression(0.3)
+    dataset, _ = example(model, 5, rows=20)
+    problem, asked = problem_of(model, dataset), []
+    source = wide_source(problem, model, asked)
+    problem = replace(problem, single_mode=False, quantities=lambda z: z)
+    outcome = climb_ladder(problem, source, Accuracy(mean=0.06, sd=0.06), METHODS["reweight"], generator_for(0), 500)
+    assert [STATUSES[i] for i in outcome.status.tolist()] == ["reweighted"] * 3
+    assert [index for index, _ in itertools.groupby(asked)] == [[0], [1], [2]]
+    exact, theta = model.exact_posterior(dataset.double()), torch.zeros(3, 1, 6, dtype=torch.double)
+    evidence = (model.log_joint(theta, dataset.double())[:, 0] - exact.log_prob(theta[:, 0]))
+    assert ((outcome.log_evidence - evidence).abs() < 5 * outcome.ess.rsqrt()).all()
 
 
 def test_a_hopeless_q_is_not_drawn_from_again() -> None:

@@ -45,8 +45,9 @@ _MOST_EFFORT = 8
 # Where relabellings are too many to list, a proposal around one mode is in vain, and only chains are left: more
 # draws then, up to this many numbers per dataset, and while k-hat is below this: it falls where q covers the posterior.
 _MOST_PATIENCE, _MOST_NUMBERS, _HOPELESS_K = 192, 2**24, 1.0
-# Datasets are then taken in parts, whose draws are at most so many numbers.
-_MOST_HELD = 2**27
+# Then so many datasets are taken together, so that the draws of those that take many fit in memory. Not fewer: a source
+# may draw for all datasets whenever it is asked for more of some.
+_TOGETHER = 32
 # Then draws grow by this part before they are judged again: judging takes as long as drawing.
 _GROWTH = 4
 # Parameters up to which posteriors with a mode for every relabelling are worth a try with chains, unasked.
@@ -216,9 +217,9 @@ def _reweight(problem: Problem, source: Source, target: Accuracy, outcome: Outco
     limit = 0.0 if problem.single_mode else _HOPELESS_K
     hopeful = (weights.reliable | (weights.pareto_k < limit))[index] & ~_unseen(outcome)[index]
     most = _most_effort(problem, source)
-    together = len(index) if problem.single_mode else max(1, _MOST_HELD // (most * source.z[0].numel()))
+    together = max(1, len(index)) if problem.single_mode else _TOGETHER
     left = [_reweight_part(problem, source, target, outcome, part, most, limit, generator)
-            for part in index[hopeful].split(max(1, together)) if len(part)]
+            for part in index[hopeful].split(together) if len(part)]
     return torch.cat([index[~hopeful], *left]).sort().values
 
 

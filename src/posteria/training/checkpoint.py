@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -99,24 +98,6 @@ def explained_disk_errors(path: Path) -> Iterator[None]:
         what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
         raise TrainingError(f"cannot write {path}: {what}. What was saved before is intact: make room or rights, "
                             "then resume from the last checkpoint") from error
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove files aside of processes that were killed while they wrote."""
-    for path in folder.glob(".*.*"):
-        number = path.suffix.removeprefix(".")
-        if number.isdigit() and os.name == "posix" and not _runs(int(number)):
-            path.unlink(missing_ok=True)
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)  # asks, and sends nothing
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -17,17 +17,12 @@ from torch import Tensor
 from posteria.errors import CheckpointError, InputError
 from posteria.estimator import Estimator
 from posteria.every_model import WIDENINGS, serves_every_model
+from posteria.files import remove_leftovers
 from posteria.objectives import Objective, Step
 from posteria.randomness import generator_for, seed_global_state
 from posteria.tasks import Task
 from posteria.training.average import WeightAverage
-from posteria.training.checkpoint import (
-    Checkpoint,
-    explained_disk_errors,
-    load_optimizer,
-    optimizer_tensors,
-    remove_leftovers,
-)
+from posteria.training.checkpoint import Checkpoint, explained_disk_errors, load_optimizer, optimizer_tensors
 from posteria.training.config import Recipe, TrainConfig
 from posteria.training.guard import NonFiniteGuard, Window
 from posteria.training.hardware import choose_device, choose_encoder_dtype
