@@ -133,7 +133,8 @@ def run_baseline(model: Model, dataset: Dataset, method: str = "hmc", *, num_cha
 
     Args:
         model: any model with a likelihood.
-        dataset: B datasets; everything is computed in double precision.
+        dataset: B datasets; everything is computed in double precision, but for gradients that lead trajectories of
+            "hmc": those are in the dataset's own, and its accept step makes draws right whatever they are.
         method: one of :data:`posteria.baselines.BASELINES`, or "nuts" (NumPyro's, one dataset after the other; needs
             the extra ``numpyro``).
         num_chains, num_samples: C chains of S draws; default the method's own.
@@ -161,7 +162,7 @@ def run_baseline(model: Model, dataset: Dataset, method: str = "hmc", *, num_cha
     wide, generator = dataset.double(), generator_for(seed, device=dataset.device)
     joint = OBJECTIVES[plan.objective](model, wide)
     theta = STARTS[plan.start](model, wide, plan.num_chains, generator)
-    draws = run(_rebuild(plan, model, wide), (theta - joint.location) / joint.scale, joint.active, generator,
+    draws = run(_rebuild(plan, model, dataset), (theta - joint.location) / joint.scale, joint.active, generator,
                 plan.budget, plan.spec.chains, _block(wide, plan.num_chains))
     theta = torch.where(joint.active[:, None, None], joint.location + joint.scale * draws.z, 0.0)
     return BaselineRun(model, dataset, method, theta, draws.seconds, draws.convergence, draws.converged,
@@ -202,7 +203,7 @@ class _Plan:
 
 
 def _check_settings(method: str, spec: Baseline, building: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    known = [name for name in inspect.signature(spec.build).parameters if name != "log_joint"]
+    known = [name for name in inspect.signature(spec.build).parameters if name not in ("log_joint", "steer")]
     unknown = sorted(set(building) - set(known))
     if unknown:
         raise InputError.of("settings", str(unknown), f"for {method}: {[*known, *_BUDGET, 'start']}")
@@ -218,14 +219,14 @@ def _among(name: str, value: object, known: Mapping[str, Any]) -> str:
 
 def _rebuild(plan: _Plan, model: Model, dataset: Dataset) -> Callable[[Tensor, int], Sampler]:
     """Samplers for some of the datasets; with a longer warm-up where they run again."""
-    make = OBJECTIVES[plan.objective]
-
     def build(index: Tensor, longer: int) -> Sampler:
-        sampler = plan.spec.build(make(model, dataset[index]), **plan.building)
+        target = OBJECTIVES[plan.objective](model, dataset[index].double())
+        led = {"steer": ModelLogJoint(model, dataset[index]).steer} if plan.spec.steered else {}
+        settings = {**plan.building, **led}
+        sampler = plan.spec.build(target, **settings)
         if longer == 1:
             return sampler
-        more = {**plan.building, "num_warmup": longer * sampler.num_warmup}
-        return plan.spec.build(make(model, dataset[index]), **more)
+        return plan.spec.build(target, **{**settings, "num_warmup": longer * sampler.num_warmup})
 
     return build
 

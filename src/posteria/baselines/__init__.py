@@ -23,6 +23,7 @@ class Baseline:
         num_chains, num_samples, thin, rounds: see :class:`Budget`.
         chains: draws follow each other in chains, so that convergence can be diagnosed.
         several: a chain gives more than one draw.
+        steered: its trajectories may be led by gradients of less precision; ``build`` takes them as ``steer``.
     """
 
     build: Callable[..., Sampler]
@@ -32,6 +33,7 @@ class Baseline:
     rounds: int = 1
     chains: bool = True
     several: bool = True
+    steered: bool = False
 
 
 BASELINES: dict[str, Baseline] = {
@@ -39,7 +41,7 @@ BASELINES: dict[str, Baseline] = {
     "optimization": Baseline(optimization.build, num_chains=25, num_samples=1, chains=False, several=False),
     "laplace": Baseline(laplace.build, num_samples=125, chains=False),
     "mala": Baseline(langevin.build, num_samples=1000, thin=5, rounds=3),
-    "hmc": Baseline(hmc.build, rounds=4),
+    "hmc": Baseline(hmc.build, rounds=4, steered=True),
     "chees": Baseline(chees.build, num_chains=16, num_samples=250, rounds=4),
     "paper_langevin": Baseline(langevin.build_paper, num_samples=1000, thin=5),
     "paper_hmc": Baseline(hmc.build_paper, num_samples=1000, thin=5),

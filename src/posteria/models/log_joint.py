@@ -57,6 +57,10 @@ class ModelLogJoint:
         prior = -z if self.layout.has_normal_prior else self._prior_at(z).score
         return self._bounded(self.model.likelihood_gradient(self.theta(z), self.dataset) * self.scale + prior)
 
+    def steer(self, z: Tensor) -> Tensor:
+        """:meth:`gradient` in the precision of the data, at and for z of any other."""
+        return self.gradient(z.to(self.dataset.x.dtype)).to(z)
+
     @torch.no_grad()
     def geometry(self, z: Tensor) -> Geometry:
         self._require_likelihood()

@@ -54,8 +54,7 @@ def problem_of(model: Model, dataset: Dataset, whiten: bool = True) -> Problem:
         quantities, counted = view.predictions, view.rows_mask
     block = max(1, _CHAIN_ROWS // (_CHAINS * dataset.x.shape[1]))
     return Problem(joint, view.density, quantities, counted, lambda index: problem_of(original, dataset[index], whiten),
-                   permutations, listed, lambda z: plain.gradient(z.to(dataset.x.dtype)).to(z), block,
-                   nesting_of(model, wide, joint))
+                   permutations, listed, plain.steer, block, nesting_of(model, wide, joint))
 
 
 def relabellings(model: Model, joint: ModelLogJoint) -> Tensor | None:
