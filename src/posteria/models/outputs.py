@@ -7,7 +7,8 @@ outputs and H the head's Fisher information (exact for linear outputs, where f h
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Protocol
 
@@ -25,7 +26,11 @@ from posteria.models.parameters import Layout, Parameter
 from posteria.randomness import seeded
 from posteria.types import Dataset, Geometry
 
-_NUM_NODES = 32
+# Nodes of an average over one number a row, at least and at most, and twice as many over more numbers. Where rows are
+# few they say less, so that the average is over a wider region: about so many nodes times rows.
+_LEAST_NODES, _MOST_NODES, _NODES_TIMES_ROWS = 32, 512, 8192
+# Numbers that are averaged together: what fits a processor's cache.
+_BLOCK_NUMBERS = 2**18
 
 
 class Linearization(Protocol):
@@ -136,34 +141,49 @@ class OutputModel(Model):
         if not self.linear_outputs:
             return None
         line = self.linearize(theta[:, None], dataset)
-        outputs, own = line.outputs[:, 0], len(self.head.parameters)
-        unit = torch.eye(outputs.shape[-1]).to(outputs).expand(len(dataset), 1, outputs.shape[1], -1, -1)
-        slopes = functional.pad(line.jacobian(unit)[:, 0], (0, own))  # (B, N K, P)
+        outputs = line.outputs[:, 0]
+        size = outputs.shape[-1]
+        unit = torch.eye(size).to(outputs).expand(len(dataset), 1, outputs.shape[1], -1, -1)
+        slopes = functional.pad(line.jacobian(unit)[:, 0], (0, len(self.head.parameters)))  # (B, N K, P)
         widths = spread(slopes).unflatten(1, outputs.shape[1:])
-        nodes = _nodes(outputs.shape[-1] + own).to(outputs)
-        points = outputs + torch.einsum("bnkl,ql->qbnk", _root(widths @ widths.mT), nodes[:, :outputs.shape[-1]])
+        region = _Region(theta, outputs, _root(widths @ widths.mT), self._own_widths(theta, spread, dataset))
+        found = [(index, self._average(region[index], num, dataset[index]))
+                 for index, num in _node_groups(dataset, size + len(self.head.parameters))]
+        order = torch.cat([index for index, _ in found]).argsort()
+        pulled, root, score, curvature = (torch.cat(whole)[order] for whole in zip(*(a for _, a in found), strict=True))
+        seen = dataset.observed[:, None, :, None].to(theta.dtype)
+        rows = line.jacobian(root * seen[..., None])[:, 0]
+        score = torch.cat([line.pull_back(pulled * seen)[:, 0], score], -1)
+        return Expectation(score, self._with_own_rows(rows, curvature))
+
+    def _average(self, region: _Region, num: int, dataset: Dataset) -> tuple[Tensor, ...]:
+        """The outputs' score (B, 1, N, K) and information's root (B, 1, N, K, K), averaged over so many nodes.
+
+        And the head's own parameters' score and curvature, (B, H) each.
+        """
+        size = region.outputs.shape[-1]
+        nodes = _nodes(size + region.own_widths.shape[-1], num).to(region.outputs)
+        points = region.outputs + torch.einsum("bnkl,ql->qbnk", region.root, nodes[:, :size])
         points = points.transpose(0, 1)  # (B, Q, N, K)
-        extra = self._extra_at(theta, spread, nodes[:, outputs.shape[-1]:], dataset)
-        return self._average(points, extra, line, dataset)
-
-    def _average(self, points: Tensor, extra: Extra, line: Linearization, dataset: Dataset) -> Expectation:
-        """Score and curvature rows from outputs at the nodes (B, Q, N, K)."""
-        y, seen = _target(dataset), dataset.observed[:, None, :, None].to(points.dtype)
+        extra, y = self._extra_at(region, nodes[:, size:], dataset), _target(dataset)
         pulled, information = self.head.averages(points, y, extra)
-        own = self.head.own_score(points, y, dataset.observed, extra).mean(1)
-        score = torch.cat([line.pull_back(pulled * seen)[:, 0], own], -1)
-        rows = line.jacobian(_root(information) * seen[..., None])[:, 0]
-        return Expectation(score, self._with_own_rows(rows, self._own_curvature(points, dataset, extra).mean(1)))
+        score = self.head.own_score(points, y, dataset.observed, extra).mean(1)
+        return pulled, _root(information), score, self._own_curvature(points, dataset, extra).mean(1)
 
-    def _extra_at(self, theta: Tensor, spread: Spread, nodes: Tensor, dataset: Dataset) -> Extra:
+    def _own_widths(self, theta: Tensor, spread: Spread, dataset: Dataset) -> Tensor:
+        """(B, H) standard deviations of the head's own parameters."""
+        layout = self.layout_of(dataset)
+        places = torch.tensor([layout[p.name].start for p in self.head.parameters], dtype=torch.long)
+        directions = functional.one_hot(places, theta.shape[-1]).to(theta).expand(len(theta), -1, -1)
+        return spread(directions).square().sum(-1).sqrt()
+
+    def _extra_at(self, region: _Region, nodes: Tensor, dataset: Dataset) -> Extra:
         """The head's own parameters (B, Q) at the nodes (Q, H)."""
         layout, extra = self.layout_of(dataset), self._column_values(dataset)
         for i, parameter in enumerate(self.head.parameters):
-            place = layout[parameter.name].start
-            direction = functional.one_hot(torch.tensor(place), theta.shape[-1]).to(theta).expand(len(theta), 1, -1)
-            width = spread(direction).square().sum(-1).sqrt()  # (B, 1)
-            shifted = theta[:, None] + (width * nodes[:, i])[..., None] * direction
-            extra[parameter.name] = layout[parameter.name].constrained(shifted)
+            direction = functional.one_hot(torch.tensor(layout[parameter.name].start), region.theta.shape[-1])
+            shifts = (region.own_widths[:, i, None] * nodes[:, i])[..., None] * direction.to(region.theta)
+            extra[parameter.name] = layout[parameter.name].constrained(region.theta[:, None] + shifts)
         return extra
 
     @torch.no_grad()
@@ -258,17 +278,48 @@ def _target(dataset: Dataset) -> Tensor:
     return torch.where(dataset.observed, dataset.y, 1.0)[:, None]
 
 
-@lru_cache(maxsize=16)
-def _nodes(dimensions: int) -> Tensor:
-    """(Q, dimensions) equally weighted points of a standard normal, symmetric, with exact second moments.
+@dataclass(frozen=True)
+class _Region:
+    """A normal guess of theta, as the likelihood sees it: its centre (B, P), and what that makes of the outputs.
+
+    Their means are (B, N, K), roots of their covariances (B, N, K, K); of the head's own parameters there are standard
+    deviations (B, H).
+    """
+
+    theta: Tensor
+    outputs: Tensor
+    root: Tensor
+    own_widths: Tensor
+
+    def __getitem__(self, index: Tensor) -> _Region:
+        """That of the datasets (b,)."""
+        return _Region(self.theta[index], self.outputs[index], self.root[index], self.own_widths[index])
+
+
+def _node_groups(dataset: Dataset, dimensions: int) -> Iterator[tuple[Tensor, int]]:
+    """Places (b,) of datasets that are averaged together, and over how many nodes.
+
+    A dataset's own rows decide how many, so that neither padding nor the datasets beside it change its answer.
+    """
+    wanted = (_NODES_TIMES_ROWS / dataset.num_observations.clamp(min=1)).clamp(_LEAST_NODES, _MOST_NODES)
+    number = 2 ** wanted.log2().floor().long() * (1 if dimensions == 1 else 2)
+    for num in number.unique().tolist():
+        together = max(1, _BLOCK_NUMBERS // (num * dimensions * dataset.x.shape[1]))
+        for index in (number == num).nonzero()[:, 0].split(together):
+            yield index, num
+
+
+@lru_cache(maxsize=64)
+def _nodes(dimensions: int, num: int) -> Tensor:
+    """(num, dimensions) equally weighted points of a standard normal, symmetric, with exact second moments.
 
     Quantiles in one dimension, a Sobol sequence in more. Equal weights suit likelihoods that are nearly steps
     (a small temperature), where Gauss-Hermite nodes lie too far apart.
     """
     if dimensions == 1:
-        levels = ((torch.arange(_NUM_NODES, dtype=torch.float64) + 0.5) / _NUM_NODES)[:, None]
+        levels = ((torch.arange(num, dtype=torch.float64) + 0.5) / num)[:, None]
     else:
-        levels = torch.quasirandom.SobolEngine(dimensions, scramble=True, seed=1).draw(_NUM_NODES, dtype=torch.float64)
+        levels = torch.quasirandom.SobolEngine(dimensions, scramble=True, seed=1).draw(num // 2, dtype=torch.float64)
         levels = levels.clamp(1e-4, 1 - 1e-4)
     points = torch.special.ndtri(levels)
     points = torch.cat([points, -points]) if dimensions > 1 else points
