@@ -1,14 +1,12 @@
 """Estimator: encoder + density + model, the trained thing, saved and loaded as one.
 
-On disk it is a directory with ``weights.safetensors`` and ``estimator.json``; nothing is ever unpickled.
-Loading rebuilds the parts from the JSON and checks a stored reference output.
+Loading rebuilds the parts from the JSON and checks a stored reference output; see :mod:`posteria.checkpoint`.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import itertools
 import json
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -18,14 +16,24 @@ from typing import Any, Protocol
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from posteria.checkpoint import (
+    DESCRIPTION,
+    FORMAT,
+    FORMAT_VERSION,
+    WEIGHTS,
+    build_model_of,
+    compare_models,
+    read_description,
+    read_weights,
+    signature_of,
+)
 from posteria.densities.base import Density
 from posteria.encoders.base import Encoder
 from posteria.errors import CheckpointError, DataError, InputError, UnsupportedError
 from posteria.files import write_together
-from posteria.models import Model, build_model, model_to_json
+from posteria.models import Model, model_to_json
 from posteria.parts import (
     Part,
     build_density,
@@ -36,16 +44,15 @@ from posteria.parts import (
     mixed,
     over_theta,
 )
+from posteria.polishing import polished
 from posteria.posterior import Encoding, Posterior
 from posteria.randomness import generator_for
 from posteria.trust.familiarity import Familiarity, learn_familiarity
 from posteria.types import Context, Dataset, ThetaDistribution
 
-FORMAT = "posteria-estimator"
-FORMAT_VERSION = 1
-WEIGHTS, DESCRIPTION = "weights.safetensors", "estimator.json"
 _REFERENCE, _FAMILIARITY = "reference.", "familiarity."
-_KEYS = ("format_version", "model", "encoder", "density", "info", "signature", "sha256")
+# Parameters up to which posteriors are polished: beyond, a step takes too long.
+_MOST_POLISHED = 256
 # Of the stored reference at most, unless an estimator takes more: small, and less at the mercy of rounding.
 _REFERENCE_COLUMNS = 5
 # Reference log densities may move by this much between machines (float32 sums in another order).
@@ -101,6 +108,8 @@ class Estimator(nn.Module):
         self.exact = False
         # Posteriors are mixed of so many searches (see with_modes), and of searches in theta, too (see in_both_units).
         self.modes, self.both_units = 1, False
+        # Steps of optimization, dataset by dataset, that posteriors take in the end (see polished).
+        self.polish = 0
         # What training datasets look like; None where nobody has looked (see familiarise).
         self.familiarity: Familiarity | None = None
         # Encoders may run in lower precision (training sets this); likelihoods never do.
@@ -180,6 +189,23 @@ class Estimator(nn.Module):
         other.both_units = True
         return other
 
+    def polished(self, steps: int) -> Estimator:
+        """The same networks, whose answers are optimised dataset by dataset in the end; see :mod:`posteria.polishing`.
+
+        Exact posteriors, and those of more than 256 parameters, are left as they are.
+
+        Args:
+            steps: of Adam; 0 is the networks' answer.
+
+        Raises:
+            InputError: fewer than none.
+        """
+        if steps < 0:
+            raise InputError.of("polish", repr(steps), "a number of steps, 0 or more")
+        other = copy.copy(self)
+        other.polish = steps
+        return other
+
     def prepare(self, dataset: Dataset) -> Dataset:
         """Check a dataset against the model and the sizes known, and pad it where the networks need it.
 
@@ -230,6 +256,8 @@ class Estimator(nn.Module):
             context = self.context(prepared)
             found = [self._distribution(context, prepared),
                      *(search.distribution(prepared) for search in self._searches()[1:])]
+            if self.polish and self.model.layout_of(prepared).size <= _MOST_POLISHED:
+                found = [polished(part, self.model, prepared, self.polish) for part in found]
             distribution = found[0] if len(found) == 1 else mixed(found, self.model, prepared)
             return Posterior(self.model, prepared, distribution, self.info,
                              encoding=Encoding(context.summary, self.familiarity))
@@ -277,8 +305,8 @@ class Estimator(nn.Module):
         return {
             "format": FORMAT, "format_version": FORMAT_VERSION, "model": model_to_json(self.model),
             "encoder": asdict(self.encoder_part), "density": asdict(self.density_part), "info": asdict(self.info),
-            "exact": self.exact, "modes": self.modes, "both_units": self.both_units,
-            "signature": _signature(self.model, self.info.columns[1]),
+            "exact": self.exact, "modes": self.modes, "both_units": self.both_units, "polish": self.polish,
+            "signature": signature_of(self.model, self.info.columns[1]),
         }
 
     def save(self, path: str | Path, reference: Dataset | None = None) -> None:
@@ -312,14 +340,14 @@ class Estimator(nn.Module):
         """
         folder = Path(path)
         description = read_description(folder)
-        tensors = _read_weights(folder, description)
+        tensors = read_weights(folder, description)
         model = model or build_model_of(description, folder)
-        _compare_models(description, model, folder)
+        compare_models(description, model, folder)
         info = description["info"]
         estimator = cls(model, Part.of(description["encoder"]), Part.of(description["density"]),
                         EstimatorInfo(tuple(info["columns"]), tuple(info["rows"]), info["training"]))
         estimator.exact, estimator.modes = description.get("exact", False), description.get("modes", 1)
-        estimator.both_units = description.get("both_units", False)
+        estimator.both_units, estimator.polish = description.get("both_units", False), description.get("polish", 0)
         reference = {k: tensors.pop(k) for k in list(tensors) if k.startswith(_REFERENCE)}
         estimator.familiarity = Familiarity.from_tensors(
             {k.removeprefix(_FAMILIARITY): tensors.pop(k) for k in list(tensors) if k.startswith(_FAMILIARITY)})
@@ -375,75 +403,3 @@ class Estimator(nn.Module):
                 f"{folder}: the stored reference output is not reproduced: log densities differ by {difference:.3g} "
                 f"(allowed {allowed:.3g}); weights, code or model changed since it was saved"
             )
-
-
-def build_model_of(description: Mapping[str, Any], folder: Path) -> Model:
-    """The registered model that a description names."""
-    named = description["model"]
-    if named.get("name") is None:
-        raise CheckpointError(f"{folder}: trained for a user's own model, whose code is not stored; "
-                              "takes Estimator.load(path, model=...)")
-    return build_model(named["name"], priors=named.get("priors"), **named.get("options", {}))
-
-
-def _signature(model: Model, columns: int) -> list[list[Any]]:
-    """Names, shapes and supports of the parameters: what must agree for weights to make sense."""
-    return [[b.name, list(b.shape), repr(b.parameter.support)] for b in model.layout(columns).blocks]
-
-
-def _compare_models(description: Mapping[str, Any], model: Model, folder: Path) -> None:
-    """Parameters must agree; options and priors too, where both models are registered."""
-    stored = description["signature"]
-    pairs = itertools.zip_longest(stored, _signature(model, _columns_of(stored, model)))
-    differing = [f"{then} now {now}" for then, now in pairs if then != now]
-    trained, given = description["model"], json.loads(json.dumps(model_to_json(model)))
-    for part in ("options", "priors") if trained.get("name") == given.get("name") is not None else ():
-        differing += [f"{key} {then!r} now {given[part].get(key)!r}" for key, then in trained.get(part, {}).items()
-                      if then != given[part].get(key)]
-    if differing:
-        raise CheckpointError(f"{folder}: the model differs from the one trained: {'; '.join(differing)}")
-
-
-def _columns_of(stored: list[list[Any]], model: Model) -> int:
-    for parameter, (_, shape, _support) in zip(model.parameters, stored, strict=False):
-        if "features" in parameter.shape and len(shape) == len(parameter.shape):
-            return shape[parameter.shape.index("features")] + len(model.extra_columns)
-    return 1 + len(model.extra_columns)
-
-
-def read_description(folder: Path) -> dict[str, Any]:
-    """What ``estimator.json`` says.
-
-    Raises:
-        CheckpointError: it is missing, corrupt or foreign.
-    """
-    path = folder / DESCRIPTION
-    try:
-        description = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file; takes a directory that Estimator.save wrote") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: not JSON ({error})") from error
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: not an estimator of posteria")
-    missing = [key for key in _KEYS if key not in description]
-    if missing:
-        raise CheckpointError(f"{path}: lacks {missing}")
-    if description["format_version"] > FORMAT_VERSION:
-        raise CheckpointError(f"{path}: format {description['format_version']}, newer than {FORMAT_VERSION}; "
-                              "takes a newer posteria")
-    return description
-
-
-def _read_weights(folder: Path, description: Mapping[str, Any]) -> dict[str, Tensor]:
-    path = folder / WEIGHTS
-    try:
-        data = path.read_bytes()
-        tensors = safetensors.torch.load(data)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file") from error
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: corrupt or not safetensors ({error})") from error
-    if hashlib.sha256(data).hexdigest() != description["sha256"]:
-        raise CheckpointError(f"{path}: does not belong to {DESCRIPTION} beside it (checksums differ)")
-    return tensors

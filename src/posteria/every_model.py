@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from posteria.errors import InputError
@@ -20,6 +21,9 @@ NAME = "universal"
 WIDENINGS = 64
 # Searches where parameters can be swapped: relabellings are modes.
 _MODES_OF_SYMMETRIC = 2
+# Steps of optimization where there are more relabellings than this, as hidden units have: the search takes such a
+# posterior for that of a linear model.
+_MANY_LABELLINGS, _POLISH_OF_MANY = 120, 400
 
 
 def serves_every_model(estimator: Estimator) -> bool:
@@ -51,7 +55,7 @@ class Universal:
         self.network = estimator.looking(widenings=WIDENINGS)
 
     def estimator(self, model: Model, priors: Priors | None = None, prior_scale: float | None = None,
-                  modes: int | None = None) -> Estimator:
+                  modes: int | None = None, polish: int | None = None) -> Estimator:
         """The estimator of one model: shares the network's weights.
 
         Where all parameters but at most one can be integrated out (a line with normal priors, its noise known or
@@ -64,6 +68,9 @@ class Universal:
             modes: number of searches, from starts of their own; posteriors are mixtures of what they find. For
                 posteriors with several modes, at so many times the cost. By default 2 where components or hidden
                 units can be swapped, else 1.
+            polish: steps of optimization, dataset by dataset, from the network's answer, see
+                :meth:`posteria.Estimator.polished`. By default 400 where hidden units (or more than five components)
+                can be swapped, else 0.
         """
         changed = priors is not None or prior_scale is not None
         model = repriored(model, priors, prior_scale) if changed else model
@@ -72,21 +79,26 @@ class Universal:
             found = found.in_both_units()
         if modes is None:
             modes = _MODES_OF_SYMMETRIC if model.exchangeable_axes else 1
-        return found if modes == 1 else found.with_modes(modes)
+        if polish is None:
+            labellings = math.prod(math.factorial(model.axes.get(axis, 1)) for axis in model.exchangeable_axes)
+            polish = _POLISH_OF_MANY if labellings > _MANY_LABELLINGS else 0
+        found = found if modes == 1 else found.with_modes(modes)
+        return found.polished(polish) if polish else found
 
     def posterior(self, model: Model, dataset: Dataset, priors: Priors | None = None,
-                  prior_scale: float | None = None, modes: int | None = None) -> Posterior:
+                  prior_scale: float | None = None, modes: int | None = None,
+                  polish: int | None = None) -> Posterior:
         """The posterior of one or many datasets under a model.
 
         Args:
-            model, priors, prior_scale, modes: see :meth:`estimator`.
+            model, priors, prior_scale, modes, polish: see :meth:`estimator`.
             dataset: B datasets.
 
         Raises:
             DataError: data that the model cannot have produced.
             UnsupportedError: a model that can only be simulated.
         """
-        return self.estimator(model, priors, prior_scale, modes).posterior(dataset)
+        return self.estimator(model, priors, prior_scale, modes, polish).posterior(dataset)
 
 
 def universal(path: str | Path = NAME) -> Universal:

@@ -199,8 +199,10 @@ def test_every_case_has_a_configuration_at_every_scale() -> None:
     for scale in SCALES.values():
         for name, case in CASES.items():
             assert case.config(scale).model_dump(mode="json"), name
-    exact, chains = TrustCell(SCALES["laptop"], case="gm_2d"), TrustCell(SCALES["laptop"], case="lc_2d_2c")
-    assert (exact.num_datasets, chains.num_datasets) == (1000, 100)
+    laptop = SCALES["laptop"]
+    exact, home = TrustCell(laptop, case="gm_2d", shift="n_8"), TrustCell(laptop, case="lc_2d_2c")
+    away, dear = TrustCell(laptop, case="lc_2d_2c", shift="n_8"), TrustCell(laptop, case="nlr_relu1_1d")
+    assert [cell.num_datasets for cell in (exact, home, away, dear)] == [1000, 1000, 100, 20]
 
 
 def test_a_cell_runs_and_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,8 @@ class Sizes:
     """How much a scale spends.
 
     Attributes:
-        num_datasets, num_exact: datasets per cell; where there is an exact posterior.
+        num_datasets, num_home, num_exact: datasets per cell: under a shift, in distribution, and wherever there is an
+            exact posterior.
         num_draws: of an answer. Their Monte Carlo error counts as the answer's.
         chains: of the reference, see :func:`posteria.reference.run_baseline`.
         min_ess: effective draws below which chains are no reference.
@@ -53,6 +54,7 @@ class Sizes:
     """
 
     num_datasets: int
+    num_home: int
     num_exact: int
     num_draws: int
     chains: Mapping[str, int]
@@ -64,10 +66,10 @@ class Sizes:
 _LONG = {"num_chains": 8, "num_samples": 1000, "rounds": 3}
 _NUTS = {"num_chains": 4, "num_warmup": 1000, "num_samples": 1000, "attempts": 1}
 SIZES: Mapping[str, Sizes] = {
-    "smoke": Sizes(8, 8, 1000, {"num_chains": 4, "num_samples": 400, "rounds": 1}, 100.0, 1,
+    "smoke": Sizes(8, 8, 8, 1000, {"num_chains": 4, "num_samples": 400, "rounds": 1}, 100.0, 1,
                    {"num_chains": 2, "num_warmup": 100, "num_samples": 100, "attempts": 1}),
-    "laptop": Sizes(100, 1000, 4000, _LONG, 2000.0, 5, _NUTS),
-    "paper": Sizes(1000, 1000, 4000, _LONG, 2000.0, 10, _NUTS),
+    "laptop": Sizes(100, 1000, 1000, 4000, _LONG, 2000.0, 5, _NUTS),
+    "paper": Sizes(1000, 1000, 1000, 4000, _LONG, 2000.0, 10, _NUTS),
 }
 
 
@@ -94,7 +96,9 @@ class TrustCell(CaseCell):
         sizes, case = SIZES[self.scale.name], CASES[self.case]
         if self.scale.name == "laptop" and case.laptop_datasets is not None:
             return case.laptop_datasets
-        return sizes.num_exact if case.exact else sizes.num_datasets
+        if case.exact:
+            return sizes.num_exact
+        return sizes.num_home if self.shift == IN_DISTRIBUTION else sizes.num_datasets
 
     @property
     def identity(self) -> Mapping[str, Any]:

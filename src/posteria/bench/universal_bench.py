@@ -21,7 +21,7 @@ from posteria.bench.scales import Scale
 from posteria.bench.store import key_of
 from posteria.bench.trust_accuracy import MOST_MEAN_ERROR, Errors, Reference, errors_of
 from posteria.bench.universal_cases import CASES, DesignedCase, UniversalCase
-from posteria.bench.variational import bound_of, optimised
+from posteria.bench.variational import bound_of
 from posteria.bench.workspace import Workspace
 from posteria.densities.changed import ChangedTheta
 from posteria.densities.mixed import MixedTheta
@@ -30,8 +30,8 @@ from posteria.errors import InputError
 from posteria.estimator import Estimator
 from posteria.every_model import universal
 from posteria.models import Model
-from posteria.models.whitened import whitened
 from posteria.parts import mixed
+from posteria.polishing import polished
 from posteria.posterior import Posterior
 from posteria.randomness import generator_for
 from posteria.reference import NUTS, BaselineRun, Empirical, run_baseline
@@ -208,10 +208,9 @@ def _gaps(posterior: Posterior, model: Model, dataset: Dataset, sizes: Sizes, nu
 
 
 def _reached(part: ThetaDistribution, model: Model, dataset: Dataset, steps: int) -> ThetaDistribution:
-    """What optimization makes of a density; itself where it is exact."""
-    if isinstance(part, ChangedTheta):  # bounds are the same in all parameters
-        return replace(part, base=_reached(part.base, whitened(model), dataset, steps))
-    return optimised(part, model, dataset, steps) if isinstance(part, SkewedTheta) else part
+    """What optimization makes of a network's density; itself where it is exact."""
+    own = part.base if isinstance(part, ChangedTheta) else part
+    return polished(part, model, dataset, steps) if isinstance(own, SkewedTheta) else part
 
 
 def figures_of(columns: Mapping[str, Tensor]) -> Figures:

@@ -112,7 +112,7 @@ def _radon(varying_slopes: bool) -> DesignedCase:
 # Log-concave in the coefficients for normal and Laplace priors; noise scales and Student-t priors apart.
 _LOG_CONCAVE = ("gaussian_mean", "linear", "logistic", "categorical", "poisson")
 _BEYOND = ("linear", "logistic", "poisson")
-_DEAR = ("negative_binomial", "hierarchical", "neural", "neural_classes", "categorical", "beta_binomial")
+_DEAR = ("negative_binomial", "hierarchical", "neural", "neural_classes", "beta_binomial")
 _PRIORS = ("linear_noise", "logistic", "poisson", "gamma")
 _UNSEEN = {name: generalized_linear(name, scales) for name, scales in (
     ("probit", LOGIT), ("beta_binomial", LOGIT), ("survival", LOG_LINK))}

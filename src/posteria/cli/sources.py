@@ -107,7 +107,7 @@ def _for_model(loaded: Estimator, model: str | None, model_file: str | None, opt
 
 
 def _load(place: str, model_file: str | None, options: Sequence[str]) -> Estimator:
-    from posteria.estimator import DESCRIPTION, read_description
+    from posteria.checkpoint import DESCRIPTION, read_description
     from posteria.shipped import load, shipped_names
 
     if place in shipped_names():

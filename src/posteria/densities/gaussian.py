@@ -48,7 +48,11 @@ class GaussianTheta:
         self, num_samples: int, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         batch, size = self.mean.shape
-        eps = randn(batch, num_samples, size, like=self.mean, generator=generator) * self.active[:, None]
+        return self.at_noise(randn(batch, num_samples, size, like=self.mean, generator=generator))
+
+    def at_noise(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """What standard normal noise (B, S, P) becomes, and its log density (B, S)."""
+        eps = noise * self.active[:, None]
         unit = eps if self.factor is None else torch.linalg.solve_triangular(
             self.factor.mT, eps.mT, upper=True).mT
         theta = self.mean[:, None] + self.scale[:, None] * unit

@@ -51,7 +51,14 @@ class SkewedTheta:
         self, num_samples: int, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Draws (B, S, P) and their log density (B, S), in one pass."""
-        plain, log_prob = self.gaussian.rsample_and_log_prob(num_samples, generator)
+        return self._skewed(*self.gaussian.rsample_and_log_prob(num_samples, generator))
+
+    def at_noise(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """What standard normal noise (B, S, P) becomes, and its log density (B, S)."""
+        return self._skewed(*self.gaussian.at_noise(noise))
+
+    def _skewed(self, plain: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor]:
+        """Draws (B, S, P) of the Gaussian and their log density (B, S), pushed through the transforms."""
         unit = (plain - self.gaussian.mean[:, None]) / self.sd[:, None]
         angle = torch.asinh(unit)
         moved = (angle + self.skew[:, None]) / self.tail[:, None]
