@@ -22,7 +22,6 @@ from posteria.models.whitened import whitened
 from posteria.types import Dataset, ThetaDistribution
 
 _LEARNING_RATE, _NUM_SAMPLES = 0.02, 8
-_LOWEST_BOUND = -1e9
 
 
 def polished(distribution: ThetaDistribution, model: Model, dataset: Dataset, steps: int, seed: int = 0) -> (
@@ -61,9 +60,11 @@ def _climbed(start: SkewedTheta, model: Model, dataset: Dataset, steps: int, see
         current = _moved(start, moves)
         noise = joint.fixed_noise(_NUM_SAMPLES // 2, seed + step).expand(len(dataset), -1, -1)
         theta = current.at_noise(torch.cat([noise, -noise], 1))[0]
-        bound = (model.log_joint(theta, dataset) - current.detach().log_prob(theta)).mean(-1)
+        # Its gradient is the bound's: the log joint's slope is known without taking it apart.
+        slope = joint.gradient((theta.detach() - joint.location) / joint.scale) / joint.scale
+        bound = ((slope * theta).sum(-1) - current.detach().log_prob(theta)).mean(-1)
         optimizer.zero_grad()
-        (-bound.clamp(min=_LOWEST_BOUND)).sum().backward()
+        (-bound).sum().backward()
         for values in moves:
             assert values.grad is not None
             values.grad.nan_to_num_(0.0, 0.0, 0.0)
