@@ -80,7 +80,7 @@ def config_of(case: str, way: str, minutes: float) -> TrainConfig:
 def trained(case: str, way: str, minutes: float, runs: Path) -> Estimator:
     """The estimator of a case; training goes on where it was stopped."""
     if way == "universal":
-        return universal().network.for_model(build_model(CASES[case][0]["name"], **CASES[case][0]["options"]))
+        return universal().estimator(build_model(CASES[case][0]["name"], **CASES[case][0]["options"]))
     return train(config_of(case, way, minutes), out=runs / f"{case}_{way}", resume=True).estimator
 
 

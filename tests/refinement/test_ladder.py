@@ -23,7 +23,6 @@ def wide_source(problem: Problem, model: LinearRegression, asked: list[list[int]
     """q too wide by a factor in every direction: weights are bounded, and a fixed share of draws is effective."""
     exact = model.exact_posterior(problem.joint.dataset)
     joint = problem.joint
-    generator = generator_for(5)
     factor = SPREAD * torch.linalg.cholesky(exact.covariance_matrix)
 
     def log_prob(z: Tensor) -> Tensor:
@@ -32,16 +31,17 @@ def wide_source(problem: Problem, model: LinearRegression, asked: list[list[int]
         volume = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) - joint.scale.log().sum()
         return -0.5 * unit.square().sum(1) - volume[:, None] - 0.5 * z.shape[-1] * math.log(2 * math.pi)
 
-    def draw() -> Tensor:
-        noise = torch.randn(len(exact.mean), exact.mean.shape[1], 300, dtype=torch.double, generator=generator)
+    def draw(number: int) -> Tensor:
+        noise = torch.randn(len(exact.mean), exact.mean.shape[1], 300, dtype=torch.double,
+                            generator=generator_for(5, number))
         return ((exact.mean[..., None] + factor @ noise).mT - joint.location) / joint.scale
 
-    def more(index: Tensor) -> tuple[Tensor, Tensor]:
+    def more(index: Tensor, number: int) -> tuple[Tensor, Tensor]:
         asked.append(index.tolist())
-        z = draw()
+        z = draw(number)
         return z[index], log_prob(z)[index]
 
-    z = draw()
+    z = draw(0)
     return Source(z, log_prob(z), more, log_prob)
 
 
@@ -74,6 +74,9 @@ def test_datasets_with_many_draws_are_taken_in_parts(monkeypatch: pytest.MonkeyP
     outcome = climb_ladder(problem, source, Accuracy(mean=0.06, sd=0.06), METHODS["reweight"], generator_for(0), 500)
     assert [STATUSES[i] for i in outcome.status.tolist()] == ["reweighted"] * 3
     assert [index for index, _ in itertools.groupby(asked)] == [[0], [1], [2]]
+    monkeypatch.setattr(ladder, "_TOGETHER", 3)  # no dataset's answer hangs on what was asked for others
+    together = climb_ladder(problem, source, Accuracy(mean=0.06, sd=0.06), METHODS["reweight"], generator_for(0), 500)
+    torch.testing.assert_close(together.log_evidence, outcome.log_evidence)
     exact, theta = model.exact_posterior(dataset.double()), torch.zeros(3, 1, 6, dtype=torch.double)
     evidence = (model.log_joint(theta, dataset.double())[:, 0] - exact.log_prob(theta[:, 0]))
     assert ((outcome.log_evidence - evidence).abs() < 5 * outcome.ess.rsqrt()).all()
@@ -85,7 +88,7 @@ def test_a_hopeless_q_is_not_drawn_from_again() -> None:
     problem, asked = problem_of(model, dataset), []
     far = torch.randn(3, 300, 3, dtype=torch.double, generator=generator_for(1)) * 0.3 + 9.0
 
-    def more(index: Tensor) -> tuple[Tensor, Tensor]:
+    def more(index: Tensor, number: int) -> tuple[Tensor, Tensor]:
         asked.append(index)
         return far[index], torch.zeros(len(index), 300, dtype=torch.double)
 

@@ -64,14 +64,15 @@ class Source:
     Attributes:
         z: (B, S, P) its draws.
         log_q: (B, S) their log density in z, or None where q has none.
-        more: (b,) some of the datasets -> another batch of as many draws and densities of those; a dataset's draws do
-            not depend on which others are asked for. None where there are no more.
+        more: (b,) some of the datasets, and the number of a batch (from 1) -> as many draws and densities of those; a
+            dataset's draws do not depend on which others are asked for, nor on what was asked for before. None where
+            there are no more.
         log_prob: (B, K, P) -> (B, K), or None.
     """
 
     z: Tensor
     log_q: Tensor | None
-    more: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    more: Callable[[Tensor, int], tuple[Tensor, Tensor]] | None = None
     log_prob: Callable[[Tensor], Tensor] | None = None
 
 
@@ -243,7 +244,8 @@ def _reweight_part(problem: Problem, source: Source, target: Accuracy, outcome: 
         if not len(tried) or source.more is None or batches >= most:
             break
         part, known = problem[tried], [kept[going] for kept in (z, log_q, log_joint, values)]
-        new = [source.more(tried) for _ in range(min(max(1, batches // _GROWTH), most - batches))]
+        until = min(batches + max(1, batches // _GROWTH), most)
+        new = [source.more(tried, number) for number in range(batches, until)]
         new_z, new_q = (torch.cat(batch, 1) for batch in zip(*new, strict=True))
         fresh = (new_z, new_q, part.density(new_z), part.values(new_z))
         outcome.spend(tried, new_z.shape[1])

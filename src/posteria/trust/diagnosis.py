@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from posteria.errors import InputError
-from posteria.randomness import generator_for
 from posteria.refinement import Weights
 from posteria.trust.posing import problem_of, source_of, symmetric
 from posteria.trust.predictive import predictive_p
@@ -106,8 +105,7 @@ def diagnose(posterior: Posterior, num_samples: int = 1000, seed: int = 0) -> Di
     weights = None
     if posterior.model.has_likelihood:
         problem = problem_of(posterior.model, posterior.dataset)
-        source = source_of(problem, symmetric(posterior.distribution, problem), num_samples,
-                           generator_for(seed, device=posterior.dataset.device))
+        source = source_of(problem, symmetric(posterior.distribution, problem), num_samples, seed)
         weights = None if source.log_q is None else Weights.of(problem.density(source.z), source.log_q)
     return diagnosis_of(posterior, weights, seed)
 

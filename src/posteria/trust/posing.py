@@ -14,6 +14,7 @@ from posteria.errors import InputError, UnsupportedError
 from posteria.models.base import Model
 from posteria.models.log_joint import ModelLogJoint
 from posteria.models.whitened import Whitened, whitened
+from posteria.randomness import generator_for
 from posteria.refinement import Problem, Source
 from posteria.trust.nesting import nesting_of
 from posteria.types import Dataset, ThetaDistribution
@@ -162,19 +163,21 @@ def symmetric(distribution: ThetaDistribution, problem: Problem) -> ThetaDistrib
     return SymmetrisedTheta(distribution, problem.permutations)
 
 
-def source_of(problem: Problem, distribution: ThetaDistribution, num_samples: int,
-              generator: torch.Generator) -> Source:
+def source_of(problem: Problem, distribution: ThetaDistribution, num_samples: int, seed: int) -> Source:
     """An estimator's distribution as the ladder takes it; without densities where it has none."""
-    def draw() -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            return changed(problem, *distribution.rsample_and_log_prob(num_samples, generator))
+    def generator(number: int) -> torch.Generator:
+        return generator_for(seed, number, problem.joint.dataset.device)
 
-    def more(index: Tensor) -> tuple[Tensor, Tensor]:
+    def draw(number: int) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            return changed(problem, *distribution.rsample_and_log_prob(num_samples, generator(number)))
+
+    def more(index: Tensor, number: int) -> tuple[Tensor, Tensor]:
         if not isinstance(distribution, CollapsedTheta):
-            z, log_q = draw()
+            z, log_q = draw(number)
             return z[index], log_q[index]
         with torch.no_grad():  # its second half is the dear one
-            return changed(problem[index], *distribution.rsample_and_log_prob(num_samples, generator, index))
+            return changed(problem[index], *distribution.rsample_and_log_prob(num_samples, generator(number), index))
 
     def log_prob(z: Tensor) -> Tensor:
         kind = problem.joint.scale.dtype
@@ -182,9 +185,9 @@ def source_of(problem: Problem, distribution: ThetaDistribution, num_samples: in
             return distribution.log_prob(to_theta(problem, z).to(kind)).double() + log_volume(problem, z)
 
     try:
-        z, log_q = draw()
+        z, log_q = draw(0)
     except UnsupportedError:
-        return Source(to_z(problem, distribution.rsample(num_samples, generator)), None)
+        return Source(to_z(problem, distribution.rsample(num_samples, generator(0))), None)
     return Source(z, log_q, more, log_prob)
 
 

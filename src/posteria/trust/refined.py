@@ -153,7 +153,7 @@ def refine(posterior: Posterior, method: str = "auto", target: Accuracy | None =
         return _simulator(posterior, method, seed)
     problem = problem_of(model, dataset, whiten=method != MAP)
     own = symmetric(posterior.distribution, problem)
-    source = source_of(problem, own, num_samples, generator_for(seed, device=dataset.device))
+    source = source_of(problem, own, num_samples, seed)
     if method == MAP:
         return _points(posterior, problem, source, seed)
     return _climbed(posterior, own, problem, source, method, target or Accuracy(), num_draws, seed)
