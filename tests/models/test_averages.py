@@ -10,6 +10,7 @@ from posteria.models.base import Expectation
 from posteria.models.outputs import OutputModel
 from posteria.randomness import generator_for
 from posteria.types import Dataset
+from tests.problems import simulated
 
 _WIDTH = 4.0  # of a normal around theta, in prior standard deviations: logits of twenty and more
 
@@ -58,3 +59,27 @@ def test_an_average_is_a_dataset_s_own(classes: int) -> None:
     torch.testing.assert_close(beside.score[3:], alone.score, rtol=1e-4, atol=1e-4)
     one, other = (found.rows.mT @ found.rows for found in (beside, alone))
     torch.testing.assert_close(one[3:], other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("family", "options"), [
+    ("bernoulli", {}), ("poisson", {}), ("probit", {}), ("negative_binomial", {}), ("gamma", {}),
+    ("survival", {}), ("gaussian", {})])
+def test_the_best_gaussian_has_the_curvature_that_y_causes(family: str, options: dict[str, object]) -> None:
+    """Its precision is minus the mean Hessian (Opper & Archambeau 2009, eq. 8), here by automatic differentiation.
+
+    In the coefficients, over 20,000 draws, whose own error is a few thousandths; within 4%, for the few nodes of an
+    average over outputs and another parameter. Most Fisher informations, which do not see y, are 10% and more away.
+    """
+    model = build_model("generalized_linear", family=family, **options)
+    dataset = simulated(model, 2 + len(model.extra_columns), rows=12, batch=1)
+    theta = model.sample_prior(dataset, 1, generator_for(1))[:, 0]
+    found = model.likelihood_expectation(theta, lambda rows: 0.2 * rows, dataset)
+    assert found is not None
+    free = slice(0, 3)  # two weights and an intercept
+    noise = torch.randn(1, 10_000, theta.shape[1], generator=generator_for(2))
+    draws = (theta[:, None] + 0.2 * torch.cat([noise, -noise], 1)).requires_grad_()
+    slope = model.likelihood_gradient(draws, dataset)
+    hessian = torch.stack([torch.autograd.grad(slope[..., i].sum(), draws, retain_graph=True)[0][0, :, free].mean(0)
+                           for i in range(3)])
+    curvature = (found.rows[0].mT @ found.rows[0])[free, free]
+    assert float((curvature + hessian).norm() / hessian.norm()) < 0.04

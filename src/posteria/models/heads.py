@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ from posteria.models.parameters import Parameter
 
 # Constrained parameters of the head, each (B, S), and its extra columns of x, each (B, 1, N).
 Extra = Mapping[str, Tensor]
+# Below, differences of scores drown in rounding.
+_LEAST_VARIANCE = 1e-5
 # The ratio of a secant step is not trusted below this.
 _LEAST_RATIO = 0.02
 
@@ -35,6 +38,7 @@ class Head(ABC):
         columns: the extra columns of x that it reads.
         limit: the name of the column that y does not exceed, or None.
         target: kind of y.
+        canonical: the curvature in the outputs is the Fisher information, whatever y is.
     """
 
     num_outputs: int = 1
@@ -43,6 +47,7 @@ class Head(ABC):
     columns: tuple[ExtraColumn, ...] = ()
     limit: str | None = None
     target: Target = "real"
+    canonical: ClassVar[bool] = False
 
     @abstractmethod
     def log_prob(self, outputs: Tensor, y: Tensor, extra: Extra) -> Tensor:
@@ -57,9 +62,27 @@ class Head(ABC):
         """(B, S, N, K, R) with root rootᵀ = Fisher information of the outputs."""
 
     def averages(self, outputs: Tensor, y: Tensor, extra: Extra) -> tuple[Tensor, Tensor]:
-        """Means over S of the score, (B, 1, N, K), and of the Fisher information, (B, 1, N, K, K)."""
+        """Means of the score, (B, 1, N, K), and of the curvature, (B, 1, N, K, K), over outputs that are normal.
+
+        The precision of the best Gaussian is made of the curvature that y causes, which by Stein's lemma is
+        -E[s (f - E f)] / Var f for a score s of one output f. The Fisher information stands in for it where it is the
+        same, and where the outputs hardly vary.
+        """
+        score = self.score(outputs, y, extra)
+        mean = score.mean(1, keepdim=True)
+        if self.canonical:
+            return mean, self._information(outputs, extra)
+        away = outputs - outputs.mean(1, keepdim=True)
+        variance = away.square().mean(1, keepdim=True)
+        wide = variance > _LEAST_VARIANCE
+        seen = -((score - mean) * away).mean(1, keepdim=True) / torch.where(wide, variance, 1.0)
+        seen = seen.clamp(min=0.0)[..., None]
+        return mean, seen if wide.all() else torch.where(wide[..., None], seen, self._information(outputs, extra))
+
+    def _information(self, outputs: Tensor, extra: Extra) -> Tensor:
+        """(B, 1, N, K, K) mean Fisher information."""
         root = self.root(outputs, extra)
-        return self.score(outputs, y, extra).mean(1, keepdim=True), (root @ root.mT).mean(1, keepdim=True)
+        return (root @ root.mT).mean(1, keepdim=True)
 
     @abstractmethod
     def distribution(self, outputs: Tensor, extra: Extra) -> Distribution:
@@ -84,6 +107,8 @@ class GaussianHead(Head):
     Args:
         noise_variance: positive; 0.25 in the paper.
     """
+
+    canonical: ClassVar[bool] = True
 
     def __init__(self, noise_variance: float = 0.25):
         if not noise_variance > 0:
@@ -149,6 +174,7 @@ class CategoricalHead(Head):
     """
 
     target: Target = "class"
+    canonical: ClassVar[bool] = True
 
     def __init__(self, classes: int = 2, temperature: float = 0.1, reference: bool = False):
         if classes < 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy
 import torch
@@ -34,6 +35,7 @@ class PoissonHead(Head):
     """
 
     target: Target = "count"
+    canonical: ClassVar[bool] = True
 
     def __init__(self, exposure: bool = False):
         self.columns = (positive_column("exposure", 0.5, 2.0),) if exposure else ()
@@ -75,6 +77,8 @@ class NegativeBinomialHead(PoissonHead):
     Args:
         exposure: as for :class:`PoissonHead`.
     """
+
+    canonical: ClassVar[bool] = False
 
     def __init__(self, exposure: bool = False):
         super().__init__(exposure)
