@@ -157,7 +157,7 @@ class OutputModel(Model):
         return Expectation(score, self._with_own_rows(rows, curvature))
 
     def _average(self, region: _Region, num: int, dataset: Dataset) -> tuple[Tensor, ...]:
-        """The outputs' score (B, 1, N, K) and information's root (B, 1, N, K, K), averaged over so many nodes.
+        """The outputs' score (B, 1, N, K) and curvature's root (B, 1, N, K, K), averaged over so many nodes.
 
         And the head's own parameters' score and curvature, (B, H) each.
         """
