@@ -66,11 +66,11 @@ class Head(ABC):
 
         The precision of the best Gaussian is made of the curvature that y causes, which by Stein's lemma is
         -E[s (f - E f)] / Var f for a score s of one output f. The Fisher information stands in for it where it is the
-        same, and where the outputs hardly vary.
+        same, where the outputs hardly vary, and where a family has several.
         """
         score = self.score(outputs, y, extra)
         mean = score.mean(1, keepdim=True)
-        if self.canonical:
+        if self.canonical or self.num_outputs > 1:
             return mean, self._information(outputs, extra)
         away = outputs - outputs.mean(1, keepdim=True)
         variance = away.square().mean(1, keepdim=True)
