@@ -32,6 +32,7 @@ from posteria.checkpoint import (
 from posteria.densities.base import Density
 from posteria.encoders.base import Encoder
 from posteria.errors import CheckpointError, DataError, InputError, UnsupportedError
+from posteria.exact_terms import with_exact_terms
 from posteria.files import write_together
 from posteria.models import Model, model_to_json
 from posteria.parts import (
@@ -43,6 +44,7 @@ from posteria.parts import (
     log_joint_for,
     mixed,
     over_theta,
+    takes_exact_terms,
 )
 from posteria.polishing import polished
 from posteria.posterior import Encoding, Posterior
@@ -206,6 +208,18 @@ class Estimator(nn.Module):
         other.polish = steps
         return other
 
+    def with_exact_terms(self) -> Estimator:
+        """The same networks; where an answer is far from normal, observations then enter as they are, one by one.
+
+        The same as the density's option ``exact_terms``. For models whose observations see one linear combination of
+        theta each: generalized linear models of one output, without parameters of their own. See
+        :mod:`posteria.densities.exact_terms`; other models' answers, and those that are close to normal, stay as they
+        are.
+        """
+        other = copy.copy(self)
+        other.density_part = self.density_part.with_options(exact_terms=True)
+        return other
+
     def prepare(self, dataset: Dataset) -> Dataset:
         """Check a dataset against the model and the sizes known, and pad it where the networks need it.
 
@@ -259,6 +273,8 @@ class Estimator(nn.Module):
             if self.polish and self.model.layout_of(prepared).size <= _MOST_POLISHED:
                 found = [polished(part, self.model, prepared, self.polish) for part in found]
             distribution = found[0] if len(found) == 1 else mixed(found, self.model, prepared)
+            if takes_exact_terms(self.density_part):
+                distribution = with_exact_terms(distribution, self.model, prepared)
             return Posterior(self.model, prepared, distribution, self.info,
                              encoding=Encoding(context.summary, self.familiarity))
         finally:

@@ -83,7 +83,7 @@ class Universal:
             labellings = math.prod(math.factorial(model.axes.get(axis, 1)) for axis in model.exchangeable_axes)
             polish = _POLISH_OF_MANY if labellings > _MANY_LABELLINGS else 0
         found = found if modes == 1 else found.with_modes(modes)
-        return found.polished(polish) if polish else found
+        return (found.polished(polish) if polish else found).with_exact_terms()
 
     def posterior(self, model: Model, dataset: Dataset, priors: Priors | None = None,
                   prior_scale: float | None = None, modes: int | None = None,

@@ -76,7 +76,7 @@ def build_density(part: Part, encoder: Encoder, model: Model, columns: int | Non
 
     Args:
         part: name and options; ``symmetrise`` averages over relabellings (:class:`Symmetrised`), ``collapse`` and
-            ``whiten`` are left to :func:`over_theta`.
+            ``whiten`` are left to :func:`over_theta`, ``exact_terms`` to the estimator.
         encoder: whose contexts it reads.
         model: whose theta it is over.
         columns: of datasets, where all have as many; else None.
@@ -91,7 +91,7 @@ def build_density(part: Part, encoder: Encoder, model: Model, columns: int | Non
     spec = ContextSpec(encoder.summary_dim, encoder.token_dim, size, encoder.located)
     options = dict(part.options)
     symmetrise = options.pop("symmetrise", False)
-    for done in ("collapse", "whiten"):  # by :func:`over_theta`, which has the data
+    for done in ("collapse", "whiten", "exact_terms"):  # where the data are
         options.pop(done, None)
     density = _build(DENSITIES, "density", Part(part.name, options), spec)
     if not symmetrise:
@@ -109,6 +109,11 @@ def is_collapsed(density: Part) -> bool:
 def is_whitened(density: Part) -> bool:
     """Encoder and density work in parameters in which priors are normal (:mod:`posteria.models.whitened`)."""
     return bool(density.options.get("whiten", False))
+
+
+def takes_exact_terms(density: Part) -> bool:
+    """Posteriors that are far from normal get exact terms (:mod:`posteria.densities.exact_terms`)."""
+    return bool(density.options.get("exact_terms", False))
 
 
 def log_joint_for(density: Part, model: Model, dataset: Dataset) -> LogJoint:

@@ -319,3 +319,36 @@ class ThetaDistribution(Protocol):
     def kl_to_normal(self, location: Tensor, scale: Tensor) -> Tensor | None:
         """(B,) KL to N(location, scale^2) over the active parameters, or None without a closed form."""
         ...
+
+
+@runtime_checkable
+class Terms(Protocol):
+    """A log joint that is a sum of functions of single numbers, in prior-whitened parameters z.
+
+    log p(z) + log p(D | z) = -1/2 sum_j pull_j z_j^2 + sum_i f_i(a_i.z + c_i) + constant, with a term per observation
+    and one per parameter whose prior is not normal. Nothing here carries a gradient.
+    """
+
+    location: Tensor  # (P,) theta = location + scale * z
+    scale: Tensor  # (P,)
+    active: Tensor  # (B, P) bool
+    pull: Tensor  # (P,) positive; one where the prior is normal
+    real: Tensor  # (B, M) bool, False = a padded row, or a prior that is normal
+
+    @property
+    def directions(self) -> Tensor:
+        """(B, M, P) a, zero at inactive parameters."""
+        ...
+
+    @property
+    def offsets(self) -> Tensor:
+        """(B, M) c."""
+        ...
+
+    def __getitem__(self, index: Tensor) -> Terms:
+        """Those of the chosen datasets."""
+        ...
+
+    def values(self, at: Tensor, places: Tensor | None = None) -> Tensor:
+        """(B, R, S) f_i at numbers (B, R, S), of the terms ``places`` (B, R), or of all M = R."""
+        ...

@@ -46,8 +46,9 @@ def wide_source(problem: Problem, model: LinearRegression, asked: list[list[int]
 
 
 @pytest.mark.parametrize("patient", [False, True])
-def test_more_draws_are_taken_as_long_as_they_may_do(patient: bool) -> None:
+def test_more_draws_are_taken_as_long_as_they_may_do(patient: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A quarter of 300 draws is effective: the target takes more than 8 times as many, which only patience gives."""
+    monkeypatch.setattr(ladder, "_MOST_EFFORT", 8)
     model = LinearRegression(0.3)
     dataset, _ = example(model, 5, rows=20)
     problem, asked = problem_of(model, dataset), []

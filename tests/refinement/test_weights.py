@@ -11,7 +11,7 @@ from torch.distributions import Normal
 
 from posteria.errors import InputError
 from posteria.randomness import generator_for
-from posteria.refinement import Accuracy, Moments, Weights
+from posteria.refinement import Accuracy, Change, Moments, Weights
 from posteria.refinement.weights import resample
 
 LOG_EVIDENCE = -3.7
@@ -92,21 +92,21 @@ def test_wrong_shapes() -> None:
 # -- moments -------------------------------------------------------------------------------------
 def test_an_exact_q_needs_no_margin() -> None:
     x = torch.randn(1, 100, 3, generator=generator_for(2))
-    moments = Moments.of(x, torch.full((1, 100), 0.01))
-    assert moments.shift_error.max() < 1e-6
-    assert moments.unweighted_passes(Accuracy(), torch.ones(1, 3, dtype=torch.bool)).all()
+    change = Change.of(x, torch.full((1, 100), 0.01))
+    assert change.shift_error.max() < 1e-6
+    assert change.passes(Accuracy(), torch.ones(1, 3, dtype=torch.bool)).all()
 
 
 @pytest.mark.parametrize(("scale", "shift", "passes"), [(1.0, 0.03, True), (1.0, 0.2, False), (0.8, 0.0, False),
                                                         (1.03, 0.0, True), (1.2, 0.0, False)])
 def test_bias_of_q_is_seen(scale: float, shift: float, passes: bool) -> None:
     x, weights = of_scale(scale, shift, batch=20)
-    moments = Moments.of(x[..., None], weights.weights)
-    error = (moments.shift[:, 0] - shift) / moments.shift_error[:, 0].clamp(min=1e-9)
+    change = Change.of(x[..., None], weights.weights)
+    error = (change.shift[:, 0] - shift) / change.shift_error[:, 0].clamp(min=1e-9)
     assert error.square().mean() < 3
-    error = (moments.narrowing[:, 0] - math.log(scale)) / moments.narrowing_error[:, 0].clamp(min=1e-9)
+    error = (change.narrowing[:, 0] - math.log(scale)) / change.narrowing_error[:, 0].clamp(min=1e-9)
     assert error.square().mean() < 3
-    assert moments.unweighted_passes(Accuracy(), torch.ones(20, 1, dtype=torch.bool)).all() == passes
+    assert change.passes(Accuracy(), torch.ones(20, 1, dtype=torch.bool)).all() == passes
 
 
 def test_effort_is_the_number_of_draws_the_target_takes() -> None:
@@ -117,6 +117,26 @@ def test_effort_is_the_number_of_draws_the_target_takes() -> None:
     assert effort == pytest.approx((float(target.margin(counted)) / 0.1) ** 2 / 1000, rel=0.01)
     with pytest.raises(InputError, match=r"target.mean: got 0.0"):
         Accuracy(mean=0.0)
+
+
+def test_errors_are_those_of_other_draws() -> None:
+    """Means and sds of weighted draws of 400 datasets spread as their standard errors say, within a tenth."""
+    x, weights = of_scale(1.3, num=500, batch=400)
+    moments = Moments.of(x[..., None], weights.weights)
+    mean, log_sd = moments.mean[:, 0], moments.sd[:, 0].log()
+    assert float(mean.std() / moments.mean_error.mean()) == pytest.approx(1.0, abs=0.1)
+    assert float(log_sd.std() / moments.sd_error.mean()) == pytest.approx(1.0, abs=0.1)
+
+
+def test_weights_that_are_nearly_equal_have_no_tail() -> None:
+    """Whatever the shape of differences of a hundredth; but not where one draw weighs much."""
+    noise = torch.zeros(2, 1000).log_normal_(0.0, 2.0, generator=generator_for(4)).clamp(max=30.0)
+    log_joint = 0.01 * noise
+    log_joint[1, 0] = 1.0
+    found = Weights.of(log_joint, torch.zeros(2, 1000))
+    assert float(found.pareto_k[0]) == 0.0
+    assert float(found.pareto_k[1]) != 0.0
+    assert (found.relative_ess > 0.99).all()
 
 
 def test_resampling_keeps_the_weights() -> None:

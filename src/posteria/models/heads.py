@@ -49,6 +49,11 @@ class Head(ABC):
     target: Target = "real"
     canonical: ClassVar[bool] = False
 
+    @property
+    def contrast(self) -> tuple[float, ...] | None:
+        """(K,) weights of the one combination of outputs that the density depends on; None where it sees more."""
+        return (1.0,) if self.num_outputs == 1 and not self.parameters else None
+
     @abstractmethod
     def log_prob(self, outputs: Tensor, y: Tensor, extra: Extra) -> Tensor:
         """(B, S, N) log density of y."""
@@ -183,6 +188,10 @@ class CategoricalHead(Head):
             raise InputError.of("temperature", repr(temperature), "a positive number")
         self.num_classes, self.temperature, self.reference = classes, temperature, reference
         self.num_outputs = classes - 1 if reference else classes
+
+    @property
+    def contrast(self) -> tuple[float, ...] | None:
+        return (-1.0, 1.0) if self.num_classes == 2 and not self.reference else super().contrast
 
     def logits(self, outputs: Tensor) -> Tensor:
         """(B, S, N, classes) logits of the outputs."""

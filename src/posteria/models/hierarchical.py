@@ -194,7 +194,7 @@ class Hierarchical(OutputModel):
         return torch.cat([features, torch.ones_like(features[..., :1])], -1)
 
     def _groups(self, dataset: Dataset) -> _Groups:
-        return _Groups.of(self._column_values(dataset)["group"][:, 0].long(), self.num_groups)
+        return _Groups.of(self.column_values(dataset)["group"][:, 0].long(), self.num_groups)
 
     def linearize(self, theta: Tensor, dataset: Dataset) -> _HierarchicalLine:
         layout, features, design = self.layout_of(dataset), self._features(dataset), self._design(dataset)

@@ -179,7 +179,7 @@ class OutputModel(Model):
 
     def _extra_at(self, region: _Region, nodes: Tensor, dataset: Dataset) -> Extra:
         """The head's own parameters (B, Q) at the nodes (Q, H)."""
-        layout, extra = self.layout_of(dataset), self._column_values(dataset)
+        layout, extra = self.layout_of(dataset), self.column_values(dataset)
         for i, parameter in enumerate(self.head.parameters):
             direction = functional.one_hot(torch.tensor(layout[parameter.name].start), region.theta.shape[-1])
             shifts = (region.own_widths[:, i, None] * nodes[:, i])[..., None] * direction.to(region.theta)
@@ -241,9 +241,9 @@ class OutputModel(Model):
     def _extra(self, theta: Tensor, dataset: Dataset) -> Extra:
         layout = self.layout_of(dataset)
         own = {p.name: layout[p.name].constrained(theta) for p in self.head.parameters}
-        return own | self._column_values(dataset)
+        return own | self.column_values(dataset)
 
-    def _column_values(self, dataset: Dataset) -> dict[str, Tensor]:
+    def column_values(self, dataset: Dataset) -> dict[str, Tensor]:
         """The extra columns by name, each (B, 1, N); padded rows hold a value of the column's support."""
         return {column.name: column.values(dataset, i) for i, column in enumerate(self.columns)}
 
@@ -263,7 +263,7 @@ class OutputModel(Model):
         for place, column in enumerate(self.columns):
             column.check(dataset, place)
         if self.head.limit is not None:
-            check_at_most(dataset, self.head.limit, self._column_values(dataset)[self.head.limit][:, 0])
+            check_at_most(dataset, self.head.limit, self.column_values(dataset)[self.head.limit][:, 0])
 
     def options(self) -> dict[str, Any]:
         return dict(self._options)

@@ -289,6 +289,11 @@ class Layout:
                                 f"{self.size} ({self.num_features} features)")
 
 
+def layout_of_one_entry(parameter: Parameter) -> Layout:
+    """That of a single entry, (..., 1), of a parameter whose prior is over one entry at a time."""
+    return Layout((Parameter(parameter.name, (), parameter.support, parameter.prior),), {}, 1)
+
+
 def _length(axis: str | int, lengths: Mapping[str, int], name: str) -> int:
     if isinstance(axis, int):
         return axis

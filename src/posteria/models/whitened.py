@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from posteria.models.base import Expectation, Model, Spread
-from posteria.models.parameters import Layout, Parameter
+from posteria.models.parameters import Layout, Parameter, layout_of_one_entry
 from posteria.models.quantiles import QuantileMap
 from posteria.types import Dataset, Geometry
 
@@ -58,7 +58,7 @@ def _map_of(parameter: Parameter) -> QuantileMap | None:
     """theta(u) of a parameter's entries; None where theta is u already, or no such map was found."""
     if parameter.event_dim:
         return None
-    alone = Layout((Parameter(parameter.name, (), parameter.support, parameter.prior),), {}, 1)
+    alone = layout_of_one_entry(parameter)
     if alone.has_normal_prior:
         return None
     location, scale = (float(moment) for moment in alone.prior_moments)

@@ -4,7 +4,7 @@ The room sees a posterior through a :class:`Problem` (a log density and a :class
 model. :mod:`posteria.trust` puts models and posteriors on it.
 """
 
-from posteria.refinement.accuracy import Accuracy, Moments
+from posteria.refinement.accuracy import Accuracy, Change, Moments
 from posteria.refinement.chains import nested_r_hat, run_chains
 from posteria.refinement.ladder import METHODS, STATUSES, Outcome, Source, climb_ladder
 from posteria.refinement.modes import missed_modes
@@ -16,6 +16,7 @@ __all__ = [
     "METHODS",
     "STATUSES",
     "Accuracy",
+    "Change",
     "Moments",
     "Outcome",
     "Problem",

@@ -61,42 +61,31 @@ class Moments:
     Attributes:
         mean, sd: (B, Q).
         mean_error, sd_error: (B, Q) standard errors of the mean, in sds, and of the log sd.
-        shift, narrowing: (B, Q) mean of the draws without their weights less the mean with, in sds; log ratio of sds.
-        shift_error, narrowing_error: (B, Q) their standard errors.
     """
 
     mean: Tensor
     sd: Tensor
     mean_error: Tensor
     sd_error: Tensor
-    shift: Tensor
-    narrowing: Tensor
-    shift_error: Tensor
-    narrowing_error: Tensor
 
     @classmethod
     def of(cls, values: Tensor, weights: Tensor) -> Moments:
         """From values (B, S, Q) of draws with weights (B, S) that sum to one."""
-        values, w = values.double(), weights.double()[..., None]
-        even = 1.0 / values.shape[1]
-        mean, plain = (w * values).sum(1, keepdim=True), values.mean(1, keepdim=True)
-        away, apart = values - mean, values - plain
-        floor = (_CONSTANT * values.abs().amax(1, keepdim=True)).square() + _TINY
-        variance = (w * away.square()).sum(1, keepdim=True).clamp(min=floor)
-        spread = apart.square().mean(1, keepdim=True).clamp(min=floor)
-        first, second = w * away / variance.sqrt(), 0.5 * w * (away.square() / variance - 1.0)
-        first_q = even * apart / variance.sqrt()
-        second_q = 0.5 * even * (apart.square() / spread - 1.0)
-        return cls(mean[:, 0], variance[:, 0].sqrt(), _norm(first), _norm(second),
-                   ((plain - mean) / variance.sqrt())[:, 0], 0.5 * (spread / variance).log()[:, 0],
-                   _norm(first - first_q), _norm(second - second_q))
+        parts = [cls._of_one(value.double(), weight.double())  # one by one: they fit a processor's cache
+                 for value, weight in zip(values, weights, strict=True)]
+        return cls(*(torch.stack(part) for part in zip(*parts, strict=True)))
 
-    def unweighted_passes(self, target: Accuracy, counted: Tensor) -> Tensor:
-        """(B,) bool: the draws without their weights are accurate, with room for the error of this estimate."""
-        margin = target.margin(counted)
-        good = ((self.shift.abs() + margin * self.shift_error <= target.mean)
-                & (self.narrowing.abs() + margin * self.narrowing_error <= target.log_sd))
-        return (good | ~counted).all(-1)
+    @staticmethod
+    def _of_one(values: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        mean = w @ values
+        squares = (values - mean).square()
+        variance = (w @ squares).clamp(min=_floor(values))
+        second = w.square()
+        about = (second @ squares) / variance
+        # Of the influences w (x - m) / sd and w ((x - m)² / variance - 1) / 2, the roots of the sums of squares.
+        fourth = (second @ squares.square_()) / variance.square()
+        spread = (fourth - 2.0 * about + second.sum()).clamp(min=0.0)
+        return mean, variance.sqrt(), about.sqrt(), 0.5 * spread.sqrt()
 
     def effort(self, target: Accuracy, counted: Tensor) -> Tensor:
         """(B,) how many times as many weighted draws the target takes; at most 1 where these are enough."""
@@ -105,5 +94,43 @@ class Moments:
         return torch.where(counted, needed.square(), 0.0).amax(-1).nan_to_num(torch.inf)
 
 
-def _norm(influence: Tensor) -> Tensor:
-    return influence.square().sum(1).sqrt()
+@dataclass(frozen=True)
+class Change:
+    """By how much weights move means and spreads of quantities.
+
+    Attributes:
+        shift, narrowing: (B, Q) mean of the draws without their weights less the mean with, in sds; log ratio of sds.
+        shift_error, narrowing_error: (B, Q) their standard errors.
+    """
+
+    shift: Tensor
+    narrowing: Tensor
+    shift_error: Tensor
+    narrowing_error: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor, weights: Tensor) -> Change:
+        """From values (B, S, Q) of draws with weights (B, S) that sum to one."""
+        values, w = values.double(), weights.double()[..., None]
+        even = 1.0 / values.shape[1]
+        mean, plain = (w * values).sum(1, keepdim=True), values.mean(1, keepdim=True)
+        away, apart = values - mean, values - plain
+        floor = _floor(values)[:, None]
+        variance = (w * away.square()).sum(1, keepdim=True).clamp(min=floor)
+        spread = apart.square().mean(1, keepdim=True).clamp(min=floor)
+        first = (w * away - even * apart) / variance.sqrt()
+        second = w * (away.square() / variance - 1.0) - even * (apart.square() / spread - 1.0)
+        return cls(((plain - mean) / variance.sqrt())[:, 0], 0.5 * (spread / variance).log()[:, 0],
+                   first.square().sum(1).sqrt(), 0.5 * second.square().sum(1).sqrt())
+
+    def passes(self, target: Accuracy, counted: Tensor) -> Tensor:
+        """(B,) bool: the draws without their weights are accurate, with room for the error of this estimate."""
+        margin = target.margin(counted)
+        good = ((self.shift.abs() + margin * self.shift_error <= target.mean)
+                & (self.narrowing.abs() + margin * self.narrowing_error <= target.log_sd))
+        return (good | ~counted).all(-1)
+
+
+def _floor(values: Tensor) -> Tensor:
+    """(..., Q) the least variance of values (..., S, Q) that is no rounding."""
+    return (_CONSTANT * values.abs().amax(-2)).square() + _TINY

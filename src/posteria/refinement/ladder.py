@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from posteria.refinement.accuracy import Accuracy, Moments
+from posteria.refinement.accuracy import Accuracy, Change, Moments
 from posteria.refinement.chains import MAX_R_HAT, ChainRun, overdispersed, run_chains
 from posteria.refinement.modes import Modes, missed_modes
 from posteria.refinement.nested import nested, nests
@@ -40,16 +40,16 @@ METHODS: Mapping[str, tuple[int, ...]] = {
     "laplace": (REFINED,),
     "mcmc": (MCMC,),
 }
-# Rung 2 may draw so many times what the diagnosis did.
-_MOST_EFFORT = 8
+# Rung 2 may draw so many times what the diagnosis did: chains take longer.
+_MOST_EFFORT = 64
 # Where relabellings are too many to list, a proposal around one mode is in vain, and only chains are left: more
 # draws then, up to this many numbers per dataset, and while k-hat is below this: it falls where q covers the posterior.
 _MOST_PATIENCE, _MOST_NUMBERS, _HOPELESS_K = 192, 2**24, 1.0
 # Then so many datasets are taken together, so that the draws of those that take many fit in memory. Not fewer: a source
 # may draw for all datasets whenever it is asked for more of some.
 _TOGETHER = 32
-# Then draws grow by this part before they are judged again: judging takes as long as drawing.
-_GROWTH = 4
+# Draws grow by this part before they are judged again: judging takes long, too.
+_GROWTH = 3
 # Parameters up to which posteriors with a mode for every relabelling are worth a try with chains, unasked.
 _MOST_WITH_MODES = 256
 _WHY_NO_CHAINS = 'no chains, for too many interchangeable parameters (the method "mcmc" tries them)'
@@ -148,9 +148,10 @@ def climb_ladder(problem: Problem, source: Source, target: Accuracy, rungs: tupl
     outcome = Outcome.of(source, num_draws)
     everyone = torch.arange(len(problem))
     if source.log_q is not None:
-        outcome.weights = Weights.of(problem.density(source.z), source.log_q)
+        height = problem.density(source.z)
+        outcome.weights = Weights.of(height, source.log_q)
         outcome.spend(everyone, source.z.shape[1])
-        _look_for_modes(problem, source, outcome)
+        _look_for_modes(problem, source, outcome, height)
     rest = _keep_own(problem, source, target, outcome, everyone, AMORTIZED in rungs)
     climbing = {REWEIGHTED: _reweight, REFINED: _refine, MCMC: _sample}
     for rung in (rung for rung in rungs if rung in climbing):
@@ -170,10 +171,13 @@ def _without_hopeless(problem: Problem, outcome: Outcome, index: Tensor) -> Tens
     return index[~many]
 
 
-def _look_for_modes(problem: Problem, source: Source, outcome: Outcome) -> None:
+def _look_for_modes(problem: Problem, source: Source, outcome: Outcome, height: Tensor) -> None:
+    """Beside what q's draws found, whose log joint is height (B, S)."""
     if source.log_prob is None or outcome.weights is None or not problem.single_mode:
         return
-    outcome.modes = missed_modes(problem, source.log_prob, outcome.weights.log_evidence)
+    highest = height.nan_to_num(-torch.inf, -torch.inf, -torch.inf).argmax(-1)
+    best = source.z[torch.arange(len(problem)), highest]
+    outcome.modes = missed_modes(problem, source.log_prob, outcome.weights.log_evidence, best)
     outcome.spend(torch.arange(len(problem)), 0)
 
 
@@ -184,13 +188,13 @@ def _keep_own(problem: Problem, source: Source, target: Accuracy, outcome: Outco
     if weights is None:
         outcome.say(index, ["q has no density"] * len(index))
         return index
-    moments = Moments.of(problem.values(source.z), weights.weights)
+    change = Change.of(problem.values(source.z), weights.weights)
     seen = _unseen(outcome)
     good = weights.reliable & (weights.ess >= LEAST_ESS) & ~seen
-    passed = good & moments.unweighted_passes(target, problem.counted) & allowed
+    passed = good & change.passes(target, problem.counted) & allowed
     outcome.settle(index[passed], AMORTIZED, pareto_k=weights.pareto_k[passed], ess=weights.ess[passed],
                    log_evidence=weights.log_evidence[passed])
-    shift = torch.where(problem.counted, moments.shift.abs(), 0.0).amax(-1)
+    shift = torch.where(problem.counted, change.shift.abs(), 0.0).amax(-1)
     outcome.say(index, [_of_q(weights, i, float(shift[i]), bool(seen[i])) for i in index.tolist()])
     outcome.spend(index, 0)
     return index[~passed]

@@ -15,6 +15,9 @@ from posteria.errors import InputError
 
 # Log weights that differ by less than this are equal up to rounding: their tail is noise.
 _EQUAL = 1e-3
+# And so are weights whose relative variance is less than this while none is more than so many times the mean: a tail of
+# whatever shape weighs nothing then.
+_EQUAL_ENOUGH, _MOST_OF_EQUAL = 0.01, 2.0
 _LEAST_DRAWS = 25
 # k-hat below which weights can be relied on, given enough draws.
 MAX_PARETO_K = 0.7
@@ -35,7 +38,8 @@ class Weights:
 
     Attributes:
         weights: (B, S) smoothed, summing to one.
-        pareto_k: (B,) k-hat; below 0.7 the weights can be relied on, 0 where they are equal, infinite where lost.
+        pareto_k: (B,) k-hat; below 0.7 the weights can be relied on, 0 where they are equal or nearly so (99% of
+            the draws are effective, and none weighs twice the mean), infinite where lost.
         ess: (B,) 1 / sum of squared weights.
         consistency_variance: (B,) variance over q of log p(theta, D) - log q(theta), zero for the posterior itself;
             infinite where some draw has no density under the model.
@@ -95,7 +99,10 @@ def _smoothed(ratio: Tensor) -> tuple[Tensor, Tensor]:
     weights = (ratio - ratio.amax(-1, keepdim=True)).softmax(-1).nan_to_num(1.0 / ratio.shape[1])
     finite = ratio.isfinite()
     lost = finite.sum(-1) < _LEAST_DRAWS
-    equal = ~lost & finite.all(-1) & (ratio.amax(-1) - ratio.amin(-1) < _EQUAL)
+    count = ratio.shape[1]
+    nearly = count * weights.square().sum(-1) - 1.0 < _EQUAL_ENOUGH
+    nearly &= count * weights.amax(-1) < _MOST_OF_EQUAL
+    equal = ~lost & finite.all(-1) & (nearly | (ratio.amax(-1) - ratio.amin(-1) < _EQUAL))
     pareto_k = torch.where(equal, 0.0, torch.inf).to(ratio)
     fitted = (~lost & ~equal).nonzero()[:, 0]
     if len(fitted):

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import Categorical
 
 from posteria.densities.collapsed import CollapsedTheta
+from posteria.densities.exact_terms import ExactTermsTheta
 from posteria.densities.symmetric import SymmetrisedTheta, permutations_of_axis
 from posteria.errors import InputError, UnsupportedError
 from posteria.models.base import Model
@@ -173,10 +174,10 @@ def source_of(problem: Problem, distribution: ThetaDistribution, num_samples: in
             return changed(problem, *distribution.rsample_and_log_prob(num_samples, generator(number)))
 
     def more(index: Tensor, number: int) -> tuple[Tensor, Tensor]:
-        if not isinstance(distribution, CollapsedTheta):
+        if not isinstance(distribution, CollapsedTheta | ExactTermsTheta):
             z, log_q = draw(number)
             return z[index], log_q[index]
-        with torch.no_grad():  # its second half is the dear one
+        with torch.no_grad():  # what comes after the base is the dear part
             return changed(problem[index], *distribution.rsample_and_log_prob(num_samples, generator(number), index))
 
     def log_prob(z: Tensor) -> Tensor:
