@@ -24,6 +24,7 @@ from posteria.bench.universal_cases import CASES, DesignedCase, UniversalCase
 from posteria.bench.variational import bound_of
 from posteria.bench.workspace import Workspace
 from posteria.densities.changed import ChangedTheta
+from posteria.densities.exact_terms import ExactTermsTheta
 from posteria.densities.mixed import MixedTheta
 from posteria.densities.skewed import SkewedTheta
 from posteria.errors import InputError
@@ -193,16 +194,17 @@ def _errors(theta: Tensor, run: BaselineRun, usable: Tensor) -> Errors:
 def _gaps(posterior: Posterior, model: Model, dataset: Dataset, sizes: Sizes, number: int) -> dict[str, Tensor]:
     """(B,) nats per observation by which per-dataset optimization betters the bound; NaN where it was not run.
 
-    Zero where it ends below its start, which happens where single draws have gradients without bounds. Of a mixture
-    every part is optimised, and they are mixed anew.
+    Zero where it ends below the answer, which happens where single draws have gradients without bounds. Of a mixture
+    every part is optimised, and they are mixed anew; of an answer with exact terms what it was before these.
     """
     if number >= sizes.optimised:
         return {"gap": torch.full((len(dataset),), torch.nan, dtype=torch.double)}
     own = posterior.distribution
-    if isinstance(own, MixedTheta):
-        best = mixed([_reached(part, model, dataset, sizes.steps) for part in own.parts], model, dataset)
+    start = own.base if isinstance(own, ExactTermsTheta) else own
+    if isinstance(start, MixedTheta):
+        best = mixed([_reached(part, model, dataset, sizes.steps) for part in start.parts], model, dataset)
     else:
-        best = _reached(own, model, dataset, sizes.steps)
+        best = _reached(start, model, dataset, sizes.steps)
     reached, answer = (bound_of(q, lambda theta: model.log_joint(theta, dataset)) for q in (best, own))
     return {"gap": (reached - answer).clamp(min=0.0) / dataset.num_observations}
 
