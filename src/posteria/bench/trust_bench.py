@@ -93,12 +93,13 @@ class TrustCell(CaseCell):
     @property
     def num_datasets(self) -> int:
         """B."""
-        sizes, case = SIZES[self.scale.name], CASES[self.case]
-        if self.scale.name == "laptop" and case.laptop_datasets is not None:
-            return case.laptop_datasets
+        sizes, case, home = SIZES[self.scale.name], CASES[self.case], self.shift == IN_DISTRIBUTION
+        fewer = case.laptop_home if home else case.laptop_datasets
+        if self.scale.name == "laptop" and fewer is not None:
+            return fewer
         if case.exact:
             return sizes.num_exact
-        return sizes.num_home if self.shift == IN_DISTRIBUTION else sizes.num_datasets
+        return sizes.num_home if home else sizes.num_datasets
 
     @property
     def identity(self) -> Mapping[str, Any]:

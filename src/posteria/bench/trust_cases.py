@@ -26,7 +26,7 @@ class TrustCase:
         quantities: what is compared: the parameters, or functions of them that no relabelling changes.
         exact: there is an exact posterior.
         laptop_steps: of training at that scale, in place of the setup's.
-        laptop_datasets: at that scale, where most of them need chains.
+        laptop_datasets, laptop_home: at that scale, under a shift and in distribution, where chains take long.
     """
 
     setup: Setup
@@ -36,6 +36,7 @@ class TrustCase:
     exact: bool = False
     laptop_steps: int | None = None
     laptop_datasets: int | None = None
+    laptop_home: int | None = None
 
     def config(self, scale: Scale, seed: int = 0) -> TrainConfig:
         """Of the training run; shared with the other benches where it is theirs."""
@@ -77,5 +78,5 @@ CASES: Mapping[str, TrustCase] = {
     "lc_25d_2c": TrustCase(Setup("linear_classification", 25, 2), 25, _FULL, laptop_datasets=40),
     "poisson_5d": _counts(5),
     "gmm_2d_2c": TrustCase(SETUPS["gmm_2d_2c"], 2, _COVERING_LABELLINGS, in_order, laptop_steps=600),
-    "nlr_relu1_1d": TrustCase(SETUPS["nlr_relu1_1d"], 1, {}, predictions, laptop_datasets=20),
+    "nlr_relu1_1d": TrustCase(SETUPS["nlr_relu1_1d"], 1, {}, predictions, laptop_datasets=20, laptop_home=20),
 }
