@@ -2,62 +2,118 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from posteria.densities.changed import ChangedTheta
 from posteria.densities.exact_terms import ExactTermsTheta, Order
+from posteria.densities.gaussian import GaussianTheta
+from posteria.densities.mixed import MixedTheta
+from posteria.densities.skewed import SkewedTheta
 from posteria.models import Model
 from posteria.models.terms import LinearTerms, terms_of
 from posteria.propagation import Sites, linearized, propagated
 from posteria.randomness import generator_for
 from posteria.types import Dataset, ThetaDistribution
 
-# Draws of the answer, from which the first stand-ins are made.
-_DRAWS = 256
+# Draws by which answers are judged: of the same noise for all, so that no dataset's answer hangs on those beside it.
+_DRAWS, _SEED = 256, 8_117
 _ROUNDS = 10
-# Of the stand-ins' precision that is kept: importance weights want the tails covered.
-_SHARE = 0.7
+# Of the stand-ins' precision that may be kept. Importance weights want tails covered: the least it is, unless another
+# makes so many times as many of a few draws effective, as it does where stand-ins are near and parameters many.
+_SHARES, _CLEARLY_MORE = (0.65, 0.8, 0.95), 1.25
 # The variance that exact terms take out of the log weights, below which an answer is left as it is.
 _LEAST_GAIN = 0.15
 # Parameters and terms of a dataset beyond which a Gaussian has to do, and numbers that are there at a time.
 _MOST_PARAMETERS, _MOST_TERMS, _MOST_NUMBERS = 128, 4096, 2**15
 
+_Found = tuple[Tensor, Sites, Order]
+
 
 @torch.no_grad()
-def with_exact_terms(distribution: ThetaDistribution, model: Model, dataset: Dataset, seed: int = 0) -> (
-        ThetaDistribution):
-    """The distribution, with exact terms for the datasets whose terms are far from quadratic where it has its mass.
+def with_exact_terms(distribution: ThetaDistribution, model: Model, dataset: Dataset) -> ThetaDistribution:
+    """The distribution, with exact terms for the datasets of which more draws are effective then.
+
+    Tried are those whose terms are far from quadratic where the distribution has its mass.
 
     Args:
         distribution: of B datasets.
         model: the model; where its log joint is no sum of functions of single numbers, nothing changes.
         dataset: the B datasets.
-        seed: of the draws by which the distribution is judged.
     """
-    plain = terms_of(model, dataset)
-    if plain is None or plain.num_parameters > _MOST_PARAMETERS or plain.num_terms > _MOST_TERMS:
+    terms = terms_of(model, dataset)
+    if terms is None or terms.num_parameters > _MOST_PARAMETERS or terms.num_terms > _MOST_TERMS:
         return distribution
-    theta = distribution.rsample(_DRAWS, generator_for(seed, device=dataset.device))
-    together = max(1, _MOST_NUMBERS // plain.num_terms)
+    noise = terms.layout.fixed_noise(_DRAWS, _SEED).to(dataset.x).expand(len(dataset), -1, -1)
+    answer = _Answer(distribution, terms, noise, *_drawn(distribution, noise))
+    together = max(1, _MOST_NUMBERS // terms.num_terms)
     blocks = torch.arange(len(dataset), device=dataset.device).split(together)
-    found = [part for block in blocks if (part := _found(model, dataset, theta, block)) is not None]
+    found = [part for block in blocks for part in answer.bettered(block)]
     if not found:
         return distribution
     places = torch.cat([part[0] for part in found])
-    return ExactTermsTheta(distribution, places, plain[places], Sites.joined([part[1] for part in found]),
+    return ExactTermsTheta(distribution, places, terms[places], Sites.joined([part[1] for part in found]),
                            Order.joined([part[2] for part in found]))
 
 
-def _found(model: Model, dataset: Dataset, theta: Tensor, block: Tensor) -> tuple[Tensor, Sites, Order] | None:
-    """Of the datasets (b,) those that gain, with their Gaussians and orders; None where none does."""
-    terms = terms_of(model, dataset[block].double())
-    assert isinstance(terms, LinearTerms)  # as those of all datasets are
-    numbers = (theta[block] - terms.location) / terms.scale @ terms.directions.mT + terms.offsets[:, None]
-    precision, shift, distance = linearized(terms, numbers.mean(1), numbers.var(1))
-    exact = min(terms.num_terms, terms.num_parameters)
-    gaining = (distance.topk(exact, -1).values.sum(-1) > _LEAST_GAIN).nonzero()[:, 0]
-    if not len(gaining):
-        return None
-    terms = terms[gaining]
-    sites = propagated(terms, precision[gaining], shift[gaining], _ROUNDS).loosened(terms, _SHARE)
-    return block[gaining], sites, Order.of(terms, sites)
+@dataclass(frozen=True)
+class _Answer:
+    """A distribution of B datasets, judged by draws theta (B, S, P) with densities (B, S), made of noise (B, S, P)."""
+
+    distribution: ThetaDistribution
+    terms: LinearTerms
+    noise: Tensor
+    theta: Tensor
+    log_q: Tensor
+
+    def bettered(self, block: Tensor) -> list[_Found]:
+        """Of the datasets (b,) those that are better off with exact terms, in groups."""
+        index, precision, shift = self._gaining(block)
+        if not len(index):
+            return []
+        wide, part = self.terms[index].double(), self.terms[index]
+        sites = propagated(wide, precision, shift, _ROUNDS)
+        tries, best, choice = [], torch.zeros_like(self.log_q[index, 0], dtype=torch.double), torch.zeros_like(index)
+        for number, share in enumerate(_SHARES):
+            loose = sites.loosened(wide, share)
+            tries.append((loose, Order.of(wide, loose)))
+            one = ExactTermsTheta(self.distribution, torch.arange(len(index), device=index.device), part, *tries[-1])
+            effective = self._effective(index, *one.at_noise(self.noise[index]))
+            more = effective > _CLEARLY_MORE * best
+            choice, best = torch.where(more, number, choice), torch.where(more, effective, best)
+        choice = torch.where(best > self._effective(index, self.theta[index], self.log_q[index]), choice, -1)
+        chosen = [(choice == number).nonzero()[:, 0] for number in range(len(tries))]
+        return [(index[mine], loose[mine], order[mine])
+                for mine, (loose, order) in zip(chosen, tries, strict=True) if len(mine)]
+
+    def _gaining(self, block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the datasets (b,) those that may gain, and the stand-ins that are best where their answers are."""
+        terms = self.terms[block].double()
+        z = (self.theta[block] - terms.location) / terms.scale
+        numbers = z @ terms.directions.mT + terms.offsets[:, None]
+        precision, shift, distance = linearized(terms, numbers.mean(1), numbers.var(1))
+        exact = min(terms.num_terms, terms.num_parameters)
+        gaining = (distance.topk(exact, -1).values.sum(-1) > _LEAST_GAIN).nonzero()[:, 0]
+        return block[gaining], precision[gaining], shift[gaining]
+
+    def _effective(self, index: Tensor, theta: Tensor, log_q: Tensor) -> Tensor:
+        """(b,) effective draws of some datasets."""
+        terms = self.terms
+        log_ratio = terms.model.log_joint(theta.to(terms.dataset.x), terms.dataset[index]).double() - log_q.double()
+        return 1.0 / log_ratio.nan_to_num(-torch.inf, -torch.inf, -torch.inf).softmax(-1).square().sum(-1)
+
+
+def _drawn(distribution: ThetaDistribution, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Draws of a distribution and their log densities, out of noise (B, S, P) where it takes some."""
+    if isinstance(distribution, GaussianTheta | SkewedTheta):
+        return distribution.at_noise(noise)
+    if isinstance(distribution, ChangedTheta):
+        return distribution.changed(*_drawn(distribution.base, noise))
+    if isinstance(distribution, MixedTheta):
+        drawn = torch.stack([_drawn(part, noise)[0] for part in distribution.parts])
+        coins = torch.rand(noise.shape[1], generator=generator_for(_SEED)).to(noise)
+        theta = distribution.picked(drawn, coins.expand(noise.shape[:2]))
+        return theta, distribution.log_prob(theta)
+    return distribution.rsample_and_log_prob(noise.shape[1], generator_for(_SEED, device=noise.device))

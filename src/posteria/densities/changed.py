@@ -41,7 +41,10 @@ class ChangedTheta:
         self, num_samples: int, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Draws (B, S, P) and their log density (B, S)."""
-        u, log_prob = self.base.rsample_and_log_prob(num_samples, generator)
+        return self.changed(*self.base.rsample_and_log_prob(num_samples, generator))
+
+    def changed(self, u: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor]:
+        """Draws u (B, S, P) of the base and their log densities (B, S), as those of theta."""
         return self._masked(self.theta(u)), log_prob - self._volume(u)
 
     def log_prob(self, theta: Tensor) -> Tensor:

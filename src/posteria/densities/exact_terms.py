@@ -142,6 +142,14 @@ class ExactTermsTheta:
         return theta.index_copy(0, place, drawn.to(theta)), log_prob.index_copy(0, place, density.to(log_prob))
 
     @torch.no_grad()
+    def at_noise(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """What standard normal noise (b, S, P) becomes of the datasets with exact terms, and its log density (b, S)."""
+        noise = noise.to(self.sites.centre)
+        parts = [self._sequence(part).moved(noise[part]) for part in self._blocks(self.places, noise.shape[1])]
+        theta, log_prob = (torch.cat(part) for part in zip(*parts, strict=True))
+        return theta, log_prob
+
+    @torch.no_grad()
     def log_prob(self, theta: Tensor) -> Tensor:
         """(B, S) log density of theta (B, S, P) over the active parameters."""
         own = theta[self.places].to(self.sites.centre)

@@ -30,7 +30,10 @@ class MixedTheta:
     def rsample(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
         """(B, S, P) draws, reparametrised within their part; zero at inactive parameters."""
         drawn = torch.stack([part.rsample(num_samples, generator) for part in self.parts])
-        coins = torch.rand(drawn.shape[1:3], generator=generator, device=drawn.device)
+        return self.picked(drawn, torch.rand(drawn.shape[1:3], generator=generator, device=drawn.device))
+
+    def picked(self, drawn: Tensor, coins: Tensor) -> Tensor:
+        """(B, S, P) out of draws (K, B, S, P) of all parts, by uniform coins (B, S)."""
         edges = self.log_share.detach().exp().cumsum(-1)
         edges = edges / edges[:, -1:]
         chosen = torch.searchsorted(edges, coins).clamp(max=len(self.parts) - 1)

@@ -47,6 +47,10 @@ class LinearTerms:
     def __getitem__(self, index: Tensor) -> LinearTerms:
         return type(self)(self.model, self.dataset[index])
 
+    def double(self) -> LinearTerms:
+        """The same in double precision."""
+        return type(self)(self.model, self.dataset.double())
+
     @property
     def directions(self) -> Tensor:
         return self._numbers[0]
