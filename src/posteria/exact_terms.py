@@ -113,7 +113,7 @@ def _drawn(distribution: ThetaDistribution, noise: Tensor) -> tuple[Tensor, Tens
         return distribution.changed(*_drawn(distribution.base, noise))
     if isinstance(distribution, MixedTheta):
         drawn = torch.stack([_drawn(part, noise)[0] for part in distribution.parts])
-        coins = torch.rand(noise.shape[1], generator=generator_for(_SEED)).to(noise)
-        theta = distribution.picked(drawn, coins.expand(noise.shape[:2]))
+        coins = torch.rand(noise.shape[1], generator=generator_for(_SEED)).to(noise).expand(noise.shape[:2])
+        theta = distribution.picked(drawn, coins.contiguous())
         return theta, distribution.log_prob(theta)
     return distribution.rsample_and_log_prob(noise.shape[1], generator_for(_SEED, device=noise.device))

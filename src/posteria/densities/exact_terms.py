@@ -31,6 +31,8 @@ _LOWEST, _FLAT = -80.0, 1e-3
 _MOST_ENTRIES = 2**19
 # Of a term, below which it makes no difference whether it is exact.
 _LEAST_WEIGHT = 1e-12
+# Terms beyond those that have a variable of their own, which the last variable sees, too.
+_REST = 16
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Order:
         mean: (B, K) of the terms' numbers.
         precision, shift: (B, K) of their stand-ins.
         kink, width: (B, K) where the terms bend the most, and over how many of their numbers.
+        rest: (B, R) long, other terms, which the last variable sees as they are.
+        rest_used, rest_slopes, rest_mean, rest_precision, rest_shift: of these, (B, R, K) and (B, R).
     """
 
     places: Tensor
@@ -56,6 +60,12 @@ class Order:
     shift: Tensor
     kink: Tensor
     width: Tensor
+    rest: Tensor
+    rest_used: Tensor
+    rest_slopes: Tensor
+    rest_mean: Tensor
+    rest_precision: Tensor
+    rest_shift: Tensor
 
     @classmethod
     def of(cls, terms: Terms, sites: Sites) -> Order:
@@ -73,16 +83,23 @@ class Order:
             direction = torch.where(going[:, None], torch.nn.functional.normalize(direction, dim=-1), 0.0)
             for _ in range(2):  # once more, against rounding
                 left = left - (left @ direction[..., None]) * direction[:, None]
-            weight = weight.scatter(1, place[:, None], 0.0)
+            kept = torch.where(going[:, None], 0.0, weight.gather(1, place[:, None]))
+            weight = weight.scatter(1, place[:, None], kept)
             chosen.append(place)
             basis.append(direction)
             used.append(going)
-        places, turned = torch.stack(chosen, 1), torch.stack(basis, 1)
-        slopes = spread.gather(1, places[..., None].expand(-1, -1, spread.shape[-1])) @ turned.mT
-        mean, variance, precision, shift = (values.gather(1, places) for values in (
-            *sites.numbers(terms), sites.precision, sites.shift))
-        return cls(places, torch.stack(used, 1), turned, slopes.tril(), mean, precision, shift,
-                   *kinks(terms, places, mean, variance))
+        places, turned, taken = torch.stack(chosen, 1), torch.stack(basis, 1), torch.stack(used, 1)
+        slopes = spread @ turned.mT
+        # Of those that are left the ones that say the most about the last variable; the others have weight zero.
+        last = (taken.sum(-1) - 1).clamp(min=0)[:, None, None].expand(-1, slopes.shape[1], 1)
+        worth = weight * slopes.gather(-1, last)[..., 0].square()
+        worth, rest = worth.topk(min(_REST, spread.shape[1] - places.shape[1]), -1)
+        numbers = (*sites.numbers(terms), sites.precision, sites.shift)
+        mean, variance, precision, shift = (values.gather(1, places) for values in numbers)
+        other_mean, _, other_precision, other_shift = (values.gather(1, rest) for values in numbers)
+        return cls(places, taken, turned, _rows(slopes, places).tril(), mean, precision, shift,
+                   *kinks(terms, places, mean, variance), rest, worth > _LEAST_WEIGHT, _rows(slopes, rest), other_mean,
+                   other_precision, other_shift)
 
     @classmethod
     def joined(cls, parts: Sequence[Order]) -> Order:
@@ -92,6 +109,11 @@ class Order:
     def __getitem__(self, index: Tensor) -> Order:
         """That of the chosen datasets."""
         return Order(*(getattr(self, field.name)[index] for field in fields(self)))
+
+
+def _rows(values: Tensor, places: Tensor) -> Tensor:
+    """(B, R, K) rows of values (B, M, K)."""
+    return values.gather(1, places[..., None].expand(-1, -1, values.shape[-1]))
 
 
 @dataclass(frozen=True)
@@ -243,7 +265,26 @@ class _Sequence:
         # Times the normal, over the stand-in; both are quadratic in the nodes.
         tilt, bend = slope * (precision * start - order.shift[:, k, None]), 0.5 * (precision * slope.square() - 1.0)
         height = height + (tilt.to(kind)[..., None] + bend.to(kind)[..., None] * nodes) * nodes
+        last = order.used.sum(-1) == k + 1
+        if last.any():
+            for r in range(order.rest.shape[1]):
+                seen = last & order.rest_used[:, r]
+                height = height + torch.where(seen[:, None, None], self._over_stand_in(r, k, variables, nodes), 0.0)
         return _Conditional.of(focus.to(kind), spacing, height)
+
+
+    def _over_stand_in(self, r: int, k: int, variables: Tensor, nodes: Tensor) -> Tensor:
+        """(b, S, G) the log of a term of the rest over its stand-in, with the k-th variable, the last, at the nodes."""
+        order = self.order
+        slopes, precision = order.rest_slopes[:, r], order.rest_precision[:, r, None]
+        start = order.rest_mean[:, r, None] + (variables[..., :k] @ slopes[:, :k, None])[..., 0]
+        slope = slopes[:, k, None]
+        at = torch.addcmul(start.to(nodes)[..., None], slope.to(nodes)[..., None], nodes)
+        term = self.terms.values(at.flatten(1)[:, None], order.rest[:, r, None]).view_as(at)
+        tilt, bend = slope * (precision * start - order.rest_shift[:, r, None]), 0.5 * precision * slope.square()
+        level = (0.5 * precision * start - order.rest_shift[:, r, None]) * start
+        stand_in = level.to(nodes)[..., None] + (tilt.to(nodes)[..., None] + bend.to(nodes)[..., None] * nodes) * nodes
+        return term + stand_in
 
 
 @dataclass(frozen=True)
