@@ -216,9 +216,7 @@ class Estimator(nn.Module):
         :mod:`posteria.densities.exact_terms`; other models' answers, and those that are close to normal, stay as they
         are.
         """
-        other = copy.copy(self)
-        other.density_part = self.density_part.with_options(exact_terms=True)
-        return other
+        return self._with_density(exact_terms=True)
 
     def prepare(self, dataset: Dataset) -> Dataset:
         """Check a dataset against the model and the sizes known, and pad it where the networks need it.
@@ -283,12 +281,16 @@ class Estimator(nn.Module):
     def _searches(self) -> list[Estimator]:
         """Those that posteriors are mixed of, the estimator's own first."""
         searches = [self, *(self.looking(start=start) for start in range(1, self.modes))]
-        return searches + [search._unwhitened() for search in searches] if self.both_units else searches
+        return searches + [search._with_density(whiten=False) for search in searches] if self.both_units else searches
 
-    def _unwhitened(self) -> Estimator:
+    def _with_density(self, **options: bool) -> Estimator:
         other = copy.copy(self)
-        other.density_part = self.density_part.with_options(whiten=False)
+        other.density_part = self.density_part.with_options(**options)
         return other
+
+    def _log_prob(self, dataset: Dataset, theta: Tensor) -> Tensor:
+        """(B, S) what the reference output is made of: without exact terms, whose choice hangs on the last digits."""
+        return self._with_density(exact_terms=False).posterior(dataset).distribution.log_prob(theta)
 
     def familiarise(self, task: Drawing, num_datasets: int = 1024, seed: int = 0) -> None:
         """Remember what training datasets look like, so that :meth:`Posterior.diagnose` can say what is unlike them.
@@ -377,9 +379,8 @@ class Estimator(nn.Module):
     @torch.no_grad()
     def _reference(self, dataset: Dataset | None) -> dict[str, Tensor]:
         dataset = (dataset or self._simulated_reference()).to(self.device)  # as it is: loading pads it again
-        posterior = self.posterior(dataset)
-        theta = posterior.sample_theta(4, generator_for(0, device=self.device))
-        log_prob = posterior.distribution.log_prob(theta)
+        theta = self.posterior(dataset).sample_theta(4, generator_for(0, device=self.device))
+        log_prob = self._log_prob(dataset, theta)
         stored = {"x": dataset.x, "theta": theta, "log_prob": log_prob,
                   "sensitivity": self._sensitivity(dataset, theta, log_prob)}
         if dataset.y is not None:
@@ -392,7 +393,7 @@ class Estimator(nn.Module):
         for _ in range(_NUDGES):
             nudge = _NUDGE * torch.randn(dataset.x.shape, generator=generator, device=self.device)
             nudge[..., :len(self.model.extra_columns)] = 0.0
-            moved = self.posterior(replace(dataset, x=dataset.x * (1 + nudge))).distribution.log_prob(theta)
+            moved = self._log_prob(replace(dataset, x=dataset.x * (1 + nudge)), theta)
             worst = torch.fmax(worst, (moved - log_prob).abs().max())
         return worst
 
@@ -410,7 +411,7 @@ class Estimator(nn.Module):
         if not {"x", "theta", "log_prob"} <= set(parts):
             raise CheckpointError(f"{folder / WEIGHTS}: lacks its reference output")
         dataset = Dataset.of(parts["x"], parts.get("y"))
-        log_prob = self.posterior(dataset).distribution.log_prob(parts["theta"])
+        log_prob = self._log_prob(dataset, parts["theta"])
         difference = float((log_prob - parts["log_prob"]).abs().max())
         allowed = _TOLERANCE * float(parts["log_prob"].abs().max().clamp(min=1))
         allowed += _ROOM * float(parts["sensitivity"]) if "sensitivity" in parts else 0.0
