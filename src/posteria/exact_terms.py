@@ -90,13 +90,13 @@ class _Answer:
 
     def _gaining(self, block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of the datasets (b,) those that may gain, and the stand-ins that are best where their answers are."""
-        terms = self.terms[block].double()
+        terms = self.terms[block]
         z = (self.theta[block] - terms.location) / terms.scale
         numbers = z @ terms.directions.mT + terms.offsets[:, None]
         precision, shift, distance = linearized(terms, numbers.mean(1), numbers.var(1))
         exact = min(terms.num_terms, terms.num_parameters)
         gaining = (distance.topk(exact, -1).values.sum(-1) > _LEAST_GAIN).nonzero()[:, 0]
-        return block[gaining], precision[gaining], shift[gaining]
+        return block[gaining], precision[gaining].double(), shift[gaining].double()
 
     def _effective(self, index: Tensor, theta: Tensor, log_q: Tensor) -> Tensor:
         """(b,) effective draws of some datasets."""

@@ -19,6 +19,8 @@ from posteria.types import Terms
 
 # Nodes of the averages over one number, out to so many standard deviations.
 _NODES, _REACH = 129, 8.0
+# The same of a first guess.
+_FEW_NODES, _NEAR = 33, 4.5
 _LEAST_PRECISION = 1e-10
 # Grids on which a term's sharpest bend is looked for.
 _ZOOMS = 3
@@ -83,13 +85,15 @@ def linearized(terms: Terms, mean: Tensor, variance: Tensor) -> tuple[Tensor, Te
     Precision and shift are -E f'' and E f' + precision * mean, by Stein's lemma from values alone; the last is the
     variance of the term minus its stand-in: zero where a term is quadratic.
     """
-    nodes, weights = _normal_nodes(mean)
+    nodes, weights = _normal_nodes(mean, _FEW_NODES, _NEAR)
+    nodes = nodes / (weights * nodes.square()).sum().sqrt()  # so that quadratic terms are met exactly
+    square = nodes.square() - 1.0
     sd = variance.clamp(min=_LEAST_VARIANCE).sqrt()
     values = _values(terms, mean[..., None] + sd[..., None] * nodes)
     average = (values * weights).sum(-1)
     slope = (values * (weights * nodes)).sum(-1)
-    bend = ((values - average[..., None]) * (weights * (nodes.square() - 1.0))).sum(-1)
-    left = values - average[..., None] - slope[..., None] * nodes - 0.5 * bend[..., None] * (nodes.square() - 1.0)
+    bend = 2.0 * (values * (weights * square)).sum(-1) / (weights * square.square()).sum()
+    left = values - average[..., None] - slope[..., None] * nodes - 0.5 * bend[..., None] * square
     precision = torch.where(terms.real, (-bend / sd.square()).clamp(min=0.0), 0.0)
     shift = torch.where(terms.real, slope / sd, 0.0) + precision * mean
     return precision, shift, torch.where(terms.real, (left.square() * weights).sum(-1), 0.0)
@@ -163,8 +167,8 @@ def _values(terms: Terms, at: Tensor, places: Tensor | None = None) -> Tensor:
     return terms.values(at, places).nan_to_num(-1e30, 1e30, -1e30).clamp(-1e30, 1e30)
 
 
-def _normal_nodes(like: Tensor) -> tuple[Tensor, Tensor]:
+def _normal_nodes(like: Tensor, num: int = _NODES, reach: float = _REACH) -> tuple[Tensor, Tensor]:
     """Evenly spaced nodes and weights of a standard normal: terms that are nearly steps have no smooth quadrature."""
-    nodes = torch.linspace(-_REACH, _REACH, _NODES).to(like)
+    nodes = torch.linspace(-reach, reach, num).to(like)
     weights = (-0.5 * nodes.square()).exp()
     return nodes, weights / weights.sum()
