@@ -24,6 +24,8 @@ _ROUNDS = 10
 # Of the stand-ins' precision that may be kept. Importance weights want tails covered: the least it is, unless another
 # makes so many times as many of a few draws effective, as it does where stand-ins are near and parameters many.
 _SHARES, _CLEARLY_MORE = (0.65, 0.8, 0.95), 1.25
+# Where weights are this much smaller (e^3) than those of the answer before, mass is lost, however even they are.
+_MOST_LOST = 3.0
 # The variance that exact terms take out of the log weights, below which an answer is left as it is.
 _LEAST_GAIN = 0.15
 # Parameters and terms of a dataset beyond which a Gaussian has to do, and numbers that are there at a time.
@@ -75,15 +77,15 @@ class _Answer:
             return []
         wide, part = self.terms[index].double(), self.terms[index]
         sites = propagated(wide, precision, shift, _ROUNDS)
-        tries, best, choice = [], torch.zeros_like(self.log_q[index, 0], dtype=torch.double), torch.zeros_like(index)
+        before, evidence = self._weighed(index, self.theta[index], self.log_q[index])
+        tries, best, choice = [], torch.zeros_like(before), torch.full_like(index, -1)
         for number, share in enumerate(_SHARES):
             loose = sites.loosened(wide, share)
             tries.append((loose, Order.of(wide, loose)))
             one = ExactTermsTheta(self.distribution, torch.arange(len(index), device=index.device), part, *tries[-1])
-            effective = self._effective(index, *one.at_noise(self.noise[index]))
-            more = effective > _CLEARLY_MORE * best
+            effective, own_evidence = self._weighed(index, *one.at_noise(self.noise[index]))
+            more = (effective > _CLEARLY_MORE * best) & (effective > before) & (own_evidence > evidence - _MOST_LOST)
             choice, best = torch.where(more, number, choice), torch.where(more, effective, best)
-        choice = torch.where(best > self._effective(index, self.theta[index], self.log_q[index]), choice, -1)
         chosen = [(choice == number).nonzero()[:, 0] for number in range(len(tries))]
         return [(index[mine], loose[mine], order[mine])
                 for mine, (loose, order) in zip(chosen, tries, strict=True) if len(mine)]
@@ -98,11 +100,11 @@ class _Answer:
         gaining = (distance.topk(exact, -1).values.sum(-1) > _LEAST_GAIN).nonzero()[:, 0]
         return block[gaining], precision[gaining].double(), shift[gaining].double()
 
-    def _effective(self, index: Tensor, theta: Tensor, log_q: Tensor) -> Tensor:
-        """(b,) effective draws of some datasets."""
-        terms = self.terms
-        log_ratio = terms.model.log_joint(theta.to(terms.dataset.x), terms.dataset[index]).double() - log_q.double()
-        return 1.0 / log_ratio.nan_to_num(-torch.inf, -torch.inf, -torch.inf).softmax(-1).square().sum(-1)
+    def _weighed(self, index: Tensor, theta: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+        """(b,) effective draws of some datasets, and logs of their mean weights."""
+        log_joint = self.terms.model.log_joint(theta.to(self.theta), self.terms.dataset[index])
+        ratio = (log_joint.double() - log_q.double()).nan_to_num(-torch.inf, -torch.inf, -torch.inf)
+        return 1.0 / ratio.softmax(-1).square().sum(-1), ratio.logsumexp(-1)
 
 
 def _drawn(distribution: ThetaDistribution, noise: Tensor) -> tuple[Tensor, Tensor]:

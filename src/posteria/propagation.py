@@ -136,7 +136,9 @@ def _matched(terms: Terms, sites: Sites, mean: Tensor, variance: Tensor) -> tupl
     at = (pull / others)[..., None] + others.rsqrt()[..., None] * nodes
     share = (_values(terms, at) + weights.log()).softmax(-1)
     average = (share * at).sum(-1)
-    own_variance = (share * (at - average[..., None]).square()).sum(-1).clamp(min=_LEAST_VARIANCE)
+    # No less than what nodes can tell apart: else a term that has its mass between two of them becomes a point.
+    least = (_REACH / _NODES) ** 2 / others
+    own_variance = torch.maximum((share * (at - average[..., None]).square()).sum(-1), least)
     precision = (1.0 / own_variance - others).clamp(min=0.0)
     shift = average * (precision + others) - pull
     usable = terms.real & precision.isfinite() & shift.isfinite()
