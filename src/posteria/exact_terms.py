@@ -24,8 +24,8 @@ _ROUNDS = 10
 # Of the stand-ins' precision that may be kept. Importance weights want tails covered: the least it is, unless another
 # makes so many times as many of a few draws effective, as it does where stand-ins are near and parameters many.
 _SHARES, _CLEARLY_MORE = (0.65, 0.8, 0.95), 1.25
-# Where weights are this much smaller (e^3) than those of the answer before, mass is lost, however even they are.
-_MOST_LOST = 3.0
+# Where weights are this much smaller (e) than those of the answer before, mass is lost, however even they are.
+_MOST_LOST = 1.0
 # The variance that exact terms take out of the log weights, below which an answer is left as it is.
 _LEAST_GAIN = 0.15
 # Parameters and terms of a dataset beyond which a Gaussian has to do, and numbers that are there at a time.

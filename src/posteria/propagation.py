@@ -23,7 +23,7 @@ _NODES, _REACH = 129, 8.0
 _FEW_NODES, _NEAR = 33, 4.5
 _LEAST_PRECISION = 1e-10
 # Grids on which a term's sharpest bend is looked for.
-_ZOOMS = 3
+_ZOOMS = 6
 # Moments of draws, for the first guess of the stand-ins: no less than this.
 _LEAST_VARIANCE = 1e-12
 # Of a relative variance.

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import Distribution, Laplace, Normal, StudentT
 
 from posteria.densities.exact_terms import ExactTermsTheta
 from posteria.densities.gaussian import GaussianTheta
@@ -90,13 +91,25 @@ def test_a_cone_of_many_observations() -> None:
 
 def test_other_priors() -> None:
     """A Laplace prior is a term like any other: against quadrature in two dimensions."""
-    model = repriored(logistic(), {"weights": torch.distributions.Laplace(1.0, 4.0)})
+    model = repriored(logistic(), {"weights": Laplace(1.0, 4.0)})
     dataset = simulated(model, 1, rows=5, batch=2)
     line = torch.linspace(-60.0, 60.0, 1201, dtype=torch.double)
     grid = torch.cartesian_prod(line, line).expand(2, -1, -1)
     known = (model.log_joint(grid, dataset.double()) + 2 * math.log(0.1)).logsumexp(-1)
     found = weights(model, dataset, 4000)
     assert ((found.log_evidence - known).abs() < 4 * found.log_evidence_error + 1e-3).all()
+
+
+@pytest.mark.parametrize("steepness", [1e1, 1e4, 1e7])
+@pytest.mark.parametrize("prior", [Normal(0.0, 1.0), Laplace(0.0, 0.35), StudentT(3.0, 0.0, 2.0)])
+def test_one_observation_has_even_chances_however_steep_its_step(prior: Distribution, steepness: float) -> None:
+    """Under priors that are symmetric around zero: nothing is lost, or the answer is left as it was."""
+    model = repriored(logistic(), {"weights": prior, "intercept": prior})
+    dataset = Dataset.of(steepness * torch.tensor([[[1.0, -2.0, 0.5]]]), torch.ones(1, 1))
+    theta, log_q = with_exact_terms(prior_of(model, dataset), model, dataset).rsample_and_log_prob(
+        4000, generator_for(0))
+    found = Weights.of(model.log_joint(theta.double(), dataset.double()), log_q)
+    assert float(found.log_evidence) == pytest.approx(math.log(0.5), abs=4 * float(found.log_evidence_error) + 2e-3)
 
 
 def test_a_dataset_s_density_is_its_own() -> None:
