@@ -161,7 +161,7 @@ def kinks(terms: Terms, places: Tensor, mean: Tensor, variance: Tensor) -> tuple
         share = share / share.sum(-1, keepdim=True).clamp(min=torch.finfo(share.dtype).tiny)
         centre = at.gather(-1, share.argmax(-1, keepdim=True))[..., 0]
         spread = (share * (at - centre[..., None]).square()).sum(-1).sqrt()
-        width = torch.minimum(spread + 4.0 * width / _NODES, width)
+        width = torch.minimum(4.0 * (spread + width / _NODES), width)  # no less than the bend itself
     return centre, spread
 
 
