@@ -24,10 +24,12 @@ _ROUNDS = 10
 # Of the stand-ins' precision that may be kept. Importance weights want tails covered: the least it is, unless another
 # makes so many times as many of a few draws effective, as it does where stand-ins are near and parameters many.
 _SHARES, _CLEARLY_MORE = (0.65, 0.8, 0.95), 1.25
-# Where weights are this much smaller (e) than those of the answer before, mass is lost, however even they are.
-_MOST_LOST = 1.0
-# The variance that exact terms take out of the log weights, below which an answer is left as it is.
-_LEAST_GAIN = 0.15
+# Where mean weights are smaller than those of the answer before, mass is lost, however even they are; by more than so
+# many standard errors, which are about 1 / sqrt(effective draws).
+_MOST_LOST = 3.0
+# The variance that exact terms take out of the log weights, below which an answer is left as it is; but not where less
+# than half of a few of its draws are effective: it may be so narrow that terms look quadratic where it is.
+_LEAST_GAIN, _FEW = 0.15, 64
 # Parameters and terms of a dataset beyond which a Gaussian has to do, and numbers that are there at a time.
 _MOST_PARAMETERS, _MOST_TERMS, _MOST_NUMBERS = 128, 4096, 2**15
 
@@ -78,13 +80,14 @@ class _Answer:
         wide, part = self.terms[index].double(), self.terms[index]
         sites = propagated(wide, precision, shift, _ROUNDS)
         before, evidence = self._weighed(index, self.theta[index], self.log_q[index])
+        least = evidence - _MOST_LOST * before.rsqrt()
         tries, best, choice = [], torch.zeros_like(before), torch.full_like(index, -1)
         for number, share in enumerate(_SHARES):
             loose = sites.loosened(wide, share)
             tries.append((loose, Order.of(wide, loose)))
             one = ExactTermsTheta(self.distribution, torch.arange(len(index), device=index.device), part, *tries[-1])
             effective, own_evidence = self._weighed(index, *one.at_noise(self.noise[index]))
-            more = (effective > _CLEARLY_MORE * best) & (effective > before) & (own_evidence > evidence - _MOST_LOST)
+            more = (effective > _CLEARLY_MORE * best) & (effective > before) & (own_evidence > least)
             choice, best = torch.where(more, number, choice), torch.where(more, effective, best)
         chosen = [(choice == number).nonzero()[:, 0] for number in range(len(tries))]
         return [(index[mine], loose[mine], order[mine])
@@ -97,7 +100,8 @@ class _Answer:
         numbers = z @ terms.directions.mT + terms.offsets[:, None]
         precision, shift, distance = linearized(terms, numbers.mean(1), numbers.var(1))
         exact = min(terms.num_terms, terms.num_parameters)
-        gaining = (distance.topk(exact, -1).values.sum(-1) > _LEAST_GAIN).nonzero()[:, 0]
+        bad = self._weighed(block, self.theta[block, :_FEW], self.log_q[block, :_FEW])[0] < 0.5 * _FEW
+        gaining = (bad | (distance.topk(exact, -1).values.sum(-1) > _LEAST_GAIN)).nonzero()[:, 0]
         return block[gaining], precision[gaining].double(), shift[gaining].double()
 
     def _weighed(self, index: Tensor, theta: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:

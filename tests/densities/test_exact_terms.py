@@ -11,6 +11,7 @@ from torch.distributions import Distribution, Laplace, Normal, StudentT
 
 from posteria.densities.exact_terms import ExactTermsTheta
 from posteria.densities.gaussian import GaussianTheta
+from posteria.estimator import Estimator, EstimatorInfo
 from posteria.exact_terms import with_exact_terms
 from posteria.models import Model, build_model
 from posteria.models.repriored import repriored
@@ -23,6 +24,13 @@ from tests.problems import logistic, simulated
 def prior_of(model: Model, dataset: Dataset) -> GaussianTheta:
     location, scale = model.layout_of(dataset).prior_moments
     return GaussianTheta(location.expand(len(dataset), -1), scale.expand(len(dataset), -1), model.active(dataset))
+
+
+def searched(model: Model, dataset: Dataset) -> GaussianTheta:
+    """What the search finds, and no network has touched."""
+    found = Estimator(model, "iterative", "full", EstimatorInfo(columns=(1, 1))).eval().posterior(dataset).distribution
+    assert isinstance(found, GaussianTheta)
+    return found
 
 
 def exact(model: Model, dataset: Dataset) -> ExactTermsTheta:
@@ -142,27 +150,41 @@ def test_some_datasets_of_a_batch() -> None:
 def test_answers_that_are_normal_stay_as_they_are() -> None:
     model = logistic()
     dataset = simulated(model, 1, rows=2000, batch=2)
-    theta = model.sample_prior(dataset, 1)[:, 0]
-    near = GaussianTheta(theta, torch.full_like(theta, 0.05), model.active(dataset))
+    near = searched(model, dataset)
     assert with_exact_terms(near, model, dataset) is near
     line = build_model("linear_regression")
     dataset = simulated(line, 2)
     assert with_exact_terms(prior_of(line, dataset), line, dataset).rsample(3).shape == (4, 3, 3)
 
 
-def test_only_those_that_gain_change() -> None:
-    """A batch of a dataset with three observations beside one with two thousand, whose answer is narrow."""
+def test_an_answer_far_off_and_narrow_is_found_out() -> None:
+    """Where it is the terms look quadratic; its own weights say that it is wrong."""
     model = logistic(0.1)
+    dataset = simulated(model, 8, rows=8)
+    location = 3.0 * torch.randn(4, 9, generator=generator_for(5))
+    narrow = GaussianTheta(location, torch.full((4, 9), 0.02), model.active(dataset))
+    found = with_exact_terms(narrow, model, dataset)
+    assert isinstance(found, ExactTermsTheta)
+    theta, log_q = found.rsample_and_log_prob(1000, generator_for(0))
+    assert Weights.of(model.log_joint(theta.double(), dataset.double()), log_q).relative_ess.min() > 0.5
+
+
+def test_only_those_that_gain_change() -> None:
+    """A batch of a dataset with three observations beside one with two thousand."""
+    model = repriored(logistic(), prior_scale=2.0)
     many = simulated(model, 1, rows=2000, batch=1)
     few = simulated(model, 1, rows=3, batch=1).padded(2000, 1)
     both = Dataset(*(torch.cat([getattr(part, name) for part in (many, few)])
                      for name in ("x", "y", "observed", "features")))
-    base = GaussianTheta(torch.zeros(2, 2), torch.tensor([[1e-4, 1e-4], [1.0, 1.0]]), model.active(both))
+    base = prior_of(model, both)
+    near = searched(model, many)
+    assert near.factor is not None
+    base = GaussianTheta(torch.cat([near.mean, base.mean[1:]]), torch.cat([near.scale, base.scale[1:]]), base.active,
+                         torch.cat([near.factor, torch.eye(2)[None]]))
     found = with_exact_terms(base, model, both)
     assert isinstance(found, ExactTermsTheta)
     assert found.places.tolist() == [1]
     theta: Tensor = found.rsample(30, generator_for(0))
-    assert float(theta[0].abs().max()) < 1e-3
     torch.testing.assert_close(found.log_prob(theta)[0], base.log_prob(theta)[0])
     assert found.detach().log_prob(theta).shape == (2, 30)
     assert found.kl_to_normal(torch.zeros(2), torch.ones(2)) is None
