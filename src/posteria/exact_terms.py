@@ -40,7 +40,7 @@ _Found = tuple[Tensor, Sites, Order]
 def with_exact_terms(distribution: ThetaDistribution, model: Model, dataset: Dataset) -> ThetaDistribution:
     """The distribution, with exact terms for the datasets of which more draws are effective then.
 
-    Tried are those whose terms are far from quadratic where the distribution has its mass.
+    Tried are those whose terms are far from quadratic where the distribution has its mass, or whose weights are bad.
 
     Args:
         distribution: of B datasets.

@@ -272,7 +272,6 @@ class _Sequence:
                 height = height + torch.where(seen[:, None, None], self._over_stand_in(r, k, variables, nodes), 0.0)
         return _Conditional.of(focus.to(kind), spacing, height)
 
-
     def _over_stand_in(self, r: int, k: int, variables: Tensor, nodes: Tensor) -> Tensor:
         """(b, S, G) the log of a term of the rest over its stand-in, with the k-th variable, the last, at the nodes."""
         order = self.order
