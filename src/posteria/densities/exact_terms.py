@@ -20,9 +20,12 @@ from posteria.randomness import randn
 from posteria.types import Terms, ThetaDistribution
 
 _LOG_2PI = math.log(2.0 * math.pi)
-# Nodes between which a conditional's log density is linear, as far out as this. They are closest, as close as this, at
-# the sharpest bend of the term, unless that is farther away than the last.
-_NODES, _REACH, _FINEST, _FARTHEST = 33, 8.0, (0.01, 1.5), 3.0
+# A conditional's log density is linear between nodes. On either side of the term's sharpest bend so many, the first as
+# close as this, follow the term as far as _NEAR, and so many more, evenly as far as _REACH, the normal. Bends farther
+# away than _FARTHEST are taken to be there.
+_INNER, _NEAR, _FINEST = 6, 1.0, (0.01, 1.5)
+_OUTER, _REACH, _FARTHEST = 10, 5.5, 2.5
+_NODES = 2 * (_INNER + _OUTER) + 1
 # Tails beyond fall at least as fast as this, per standard deviation.
 _LEAST_FALL = 0.5
 # Log densities below their highest that count as none, and rises between nodes that count as level.
@@ -349,5 +352,7 @@ class _Conditional:
 def _spacing(width: Tensor) -> Tensor:
     """(b, G) nodes around zero, closest there for terms that bend within a narrow width (b,)."""
     finest = width.clamp(*_FINEST)[:, None]
-    even = torch.linspace(-1.0, 1.0, _NODES).to(width)
-    return finest * torch.sinh(torch.asinh((_REACH + _FARTHEST) / finest) * even)
+    even = torch.linspace(0.0, 1.0, _INNER + 1).to(width)[1:]
+    inner = finest * torch.sinh(torch.asinh(_NEAR / finest) * even)
+    outer = torch.linspace(_NEAR, _REACH, _OUTER + 1).to(width)[1:].expand(len(width), -1)
+    return torch.cat([-outer.flip(-1), -inner.flip(-1), torch.zeros_like(finest), inner, outer], -1)
