@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from posteria.bench.samplers import Moments, Quantities, moments_of, parameters
+from posteria.bench.trust_importance import importance_moments
 from posteria.errors import UnsupportedError
 from posteria.metrics.convergence import Convergence
 from posteria.models import Model
@@ -42,7 +43,7 @@ class Reference:
 
 
 def reference_of(model: Model, dataset: Dataset, quantities: Quantities, chains: Mapping[str, Any],
-                 min_ess: float, seed: int = 0) -> Reference:
+                 min_ess: float, seed: int = 0, importance: bool = False) -> Reference:
     """The exact posterior where there is one, else long chains of Hamiltonian Monte Carlo.
 
     Args:
@@ -52,6 +53,7 @@ def reference_of(model: Model, dataset: Dataset, quantities: Quantities, chains:
         chains: settings of :func:`posteria.reference.run_baseline`.
         min_ess: bulk and tail effective draws of every quantity below which chains are no reference.
         seed: of the chains.
+        importance: draws of the prior, weighted, come before chains, see :mod:`posteria.bench.trust_importance`.
     """
     if quantities is parameters:
         try:
@@ -62,11 +64,26 @@ def reference_of(model: Model, dataset: Dataset, quantities: Quantities, chains:
             nothing = torch.zeros_like(exact.mean)
             everywhere = torch.ones(len(dataset), dtype=torch.bool)
             return Reference(Moments(exact.mean, exact.stddev, nothing, nothing), everywhere, True)
+    if importance:
+        return _from_prior(model, dataset, quantities, chains, min_ess, seed)
     parts = [_from_chains(model, dataset[part], quantities, chains, min_ess, seed)
              for part in torch.arange(len(dataset)).split(_TOGETHER)]
     moments = Moments(*(torch.cat([getattr(part.moments, name) for part in parts])
                         for name in Moments.__dataclass_fields__))
     return Reference(moments, torch.cat([part.usable for part in parts]), False)
+
+
+def _from_prior(model: Model, dataset: Dataset, quantities: Quantities, chains: Mapping[str, Any], min_ess: float,
+                seed: int) -> Reference:
+    """By importance sampling from the prior, and by chains where that has too few effective draws."""
+    moments, usable = importance_moments(model, dataset, quantities, min_ess, seed)
+    rest = (~usable).nonzero()[:, 0]
+    if len(rest):
+        other = reference_of(model, dataset[rest], quantities, chains, min_ess, seed)
+        usable[rest] = other.usable
+        for name in Moments.__dataclass_fields__:
+            getattr(moments, name)[rest] = getattr(other.moments, name)
+    return Reference(moments, usable, False)
 
 
 def _from_chains(model: Model, dataset: Dataset, quantities: Quantities, chains: Mapping[str, Any], min_ess: float,

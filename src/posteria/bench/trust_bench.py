@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,7 +23,7 @@ from posteria.bench.trust_accuracy import Errors, Reference, errors_of, referenc
 from posteria.bench.trust_broken import FAULTS, caught
 from posteria.bench.trust_cases import CASES, TrustCase
 from posteria.bench.trust_shifts import IN_DISTRIBUTION, SHIFTS, draw_shifted
-from posteria.bench.workspace import Workspace, training_record
+from posteria.bench.workspace import Partial, Workspace, training_record
 from posteria.errors import InputError, UnsupportedError
 from posteria.estimator import Estimator
 from posteria.refinement.ladder import STATUSES
@@ -34,8 +34,9 @@ from posteria.types import Dataset
 
 BENCH, BROKEN = "trust", "broken"
 _VERSION = 1
-# Datasets go through the ladder together up to so many, and so many times parameters: bounds memory.
-_MOST_TOGETHER, _MOST_ENTRIES = 250, 12_500
+# Datasets go through the ladder together up to so many, and so many times parameters: bounds memory, and what a kill
+# loses.
+_MOST_TOGETHER, _MOST_ENTRIES = 250, 2_600
 _MOST_EXAMPLES = 20
 
 
@@ -93,7 +94,8 @@ class TrustCell(CaseCell):
     @property
     def num_datasets(self) -> int:
         """B."""
-        sizes, case, home = SIZES[self.scale.name], CASES[self.case], self.shift == IN_DISTRIBUTION
+        sizes, case = SIZES[self.scale.name], CASES[self.case]
+        home = self.shift == IN_DISTRIBUTION or self.by_importance
         fewer = case.laptop_home if home else case.laptop_datasets
         if self.scale.name == "laptop" and fewer is not None:
             return fewer
@@ -102,9 +104,16 @@ class TrustCell(CaseCell):
         return sizes.num_home if home else sizes.num_datasets
 
     @property
+    def by_importance(self) -> bool:
+        """Draws of the prior are the reference."""
+        return self.shift in CASES[self.case].by_importance
+
+    @property
     def identity(self) -> Mapping[str, Any]:
         sizes = SIZES[self.scale.name]
-        return {"bench": BENCH, "case": self.case, "shift": self.shift, "config": self.config.model_dump(mode="json"),
+        reference = {"reference": "importance"} if self.by_importance else {}
+        return reference | {
+                "bench": BENCH, "case": self.case, "shift": self.shift, "config": self.config.model_dump(mode="json"),
                 "num_datasets": self.num_datasets, "num_draws": sizes.num_draws, "chains": dict(sizes.chains),
                 "min_ess": sizes.min_ess, "num_nuts": sizes.num_nuts, "nuts": dict(sizes.nuts), "seed": self.seed,
                 "version": _VERSION}
@@ -117,14 +126,31 @@ class TrustCell(CaseCell):
         case, sizes = CASES[self.case], SIZES[self.scale.name]
         estimator = workspace.trained(self.config).to("cpu")
         dataset = draw_shifted(estimator.model, case.columns, SHIFTS[self.shift], self.num_datasets, self.seed)
-        parts = list(_measured(estimator, dataset, case, sizes, self.seed))
-        whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        done = workspace.partial(key_of(self.identity))
+        whole = self._whole(estimator, dataset, done)
         figures = figures_of(whole)
         if self.shift == IN_DISTRIBUTION:
             figures |= nuts_figures(estimator, dataset, sizes, self.seed)
         record = training_record(estimator) | {"examples": examples_of(whole), "exact": case.exact,
                                                "parameters": estimator.model.layout_of(dataset).size}
+        done.clear()
         return _entries(figures), record
+
+    def _whole(self, estimator: Estimator, dataset: Dataset, done: Partial) -> Mapping[str, Tensor]:
+        """Figures (B,) of every dataset, chunk by chunk; those that a run that was killed has left are read."""
+        load_arviz()  # takes seconds once, which are not the ladder's
+        parameters = estimator.model.layout_of(dataset).size
+        chunk = max(1, min(_MOST_TOGETHER, _MOST_ENTRIES // parameters))
+        parts = []
+        for first in range(0, len(dataset), chunk):
+            part = done.get(first)
+            if part is None:
+                rows = dataset[torch.arange(first, min(first + chunk, len(dataset)))]
+                part = _measured(estimator, rows, CASES[self.case], SIZES[self.scale.name], self.seed,
+                                 self.by_importance, first)
+                done.put(first, part)
+            parts.append(part)
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 @dataclass(frozen=True)
@@ -179,25 +205,21 @@ def _chosen(argument: str, names: Sequence[str], known: list[str]) -> list[str]:
 
 
 # -- measuring ------------------------------------------------------------------------------------
-def _measured(estimator: Estimator, dataset: Dataset, case: TrustCase, sizes: Sizes, seed: int) -> (
-        Iterator[Mapping[str, Tensor]]):
-    """Per chunk of datasets: figures (b,) of each."""
-    load_arviz()  # takes seconds once, which are not the ladder's
-    parameters = estimator.model.layout_of(dataset).size
-    chunk = max(1, min(_MOST_TOGETHER, _MOST_ENTRIES // parameters))
-    for part in torch.arange(len(dataset)).split(chunk):
-        rows = dataset[part]
-        began = time.perf_counter()
-        own = estimator.posterior(rows)
-        refined = own.refine(num_draws=sizes.num_draws, seed=seed)
-        seconds = (time.perf_counter() - began) / len(part)
-        reference = reference_of(estimator.model, rows, case.quantities, sizes.chains, sizes.min_ess, seed)
-        compare = partial(errors_of, reference=reference, quantities=case.quantities, num_draws=sizes.num_draws)
-        yield _columns(refined, reference, compare(refined.posterior), compare(own), seconds)
+def _measured(estimator: Estimator, rows: Dataset, case: TrustCase, sizes: Sizes, seed: int, importance: bool,
+              first: int) -> dict[str, Tensor]:
+    """Figures (b,) of some datasets, of which the first is that of the cell."""
+    began = time.perf_counter()
+    own = estimator.posterior(rows)
+    refined = own.refine(num_draws=sizes.num_draws, seed=seed)
+    seconds = (time.perf_counter() - began) / len(rows)
+    reference = reference_of(estimator.model, rows, case.quantities, sizes.chains, sizes.min_ess,
+                             seed + first if importance else seed, importance)
+    compare = partial(errors_of, reference=reference, quantities=case.quantities, num_draws=sizes.num_draws)
+    return _columns(refined, reference, compare(refined.posterior), compare(own), seconds)
 
 
 def _columns(refined: Refined, reference: Reference, errors: Errors, before: Errors, seconds: float) -> (
-        Mapping[str, Tensor]):
+        dict[str, Tensor]):
     status = torch.tensor([STATUSES.index(name) for name in refined.status])
     return {"status": status, "trusted": refined.trusted, "usable": reference.usable, "mean_error": errors.mean,
             "narrowest": errors.narrowest, "widest": errors.widest, "accurate": errors.accurate,

@@ -27,6 +27,8 @@ class TrustCase:
         exact: there is an exact posterior.
         laptop_steps: of training at that scale, in place of the setup's.
         laptop_datasets, laptop_home: at that scale, under a shift and in distribution, where chains take long.
+        by_importance: the shifts under which draws of the prior are the reference, see
+            :mod:`posteria.bench.trust_importance`; as many datasets as in distribution, then.
     """
 
     setup: Setup
@@ -37,6 +39,7 @@ class TrustCase:
     laptop_steps: int | None = None
     laptop_datasets: int | None = None
     laptop_home: int | None = None
+    by_importance: frozenset[str] = frozenset()
 
     def config(self, scale: Scale, seed: int = 0) -> TrainConfig:
         """Of the training run; shared with the other benches where it is theirs."""
@@ -75,8 +78,9 @@ CASES: Mapping[str, TrustCase] = {
     "lr_2d": _regression(2),
     "lr_25d": _regression(25),
     "lc_2d_2c": TrustCase(SETUPS["lc_2d_2c"], 2, _COVERING, laptop_steps=300),
-    "lc_25d_2c": TrustCase(Setup("linear_classification", 25, 2), 25, _FULL, laptop_datasets=40),
+    "lc_25d_2c": TrustCase(Setup("linear_classification", 25, 2), 25, _FULL, laptop_datasets=200),
     "poisson_5d": _counts(5),
     "gmm_2d_2c": TrustCase(SETUPS["gmm_2d_2c"], 2, _COVERING_LABELLINGS, in_order, laptop_steps=600),
-    "nlr_relu1_1d": TrustCase(SETUPS["nlr_relu1_1d"], 1, {}, predictions, laptop_datasets=20, laptop_home=20),
+    "nlr_relu1_1d": TrustCase(SETUPS["nlr_relu1_1d"], 1, {}, predictions, laptop_datasets=20,
+                              by_importance=frozenset({"in_distribution", "n_8", "other_labels"})),
 }

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import os
 import platform
+import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from posteria.bench.store import ResultStore, key_of
 from posteria.estimator import DESCRIPTION, Estimator
+from posteria.files import write_atomically
 from posteria.training import TrainConfig, train
 from posteria.training.run import CHECKPOINT
 
@@ -39,6 +44,10 @@ class Workspace:
         """Folder of reference draws."""
         return self.root / "references"
 
+    def partial(self, key: str) -> Partial:
+        """What is known already of a cell that is not done."""
+        return Partial(self.root / "partial" / key)
+
     def trained(self, config: TrainConfig) -> Estimator:
         """The estimator of a configuration: loaded, or trained (from its checkpoint where there is one)."""
         folder = self.root / "runs" / key_of(config.model_dump(mode="json"))
@@ -46,6 +55,36 @@ class Workspace:
             train(config, out=folder, resume=True, progress=False)
             (folder / CHECKPOINT).unlink(missing_ok=True)
         return Estimator.load(folder).to(self.device)
+
+
+@dataclass(frozen=True)
+class Partial:
+    """Figures of the datasets of a cell that were measured before it is done: a killed run goes on from there.
+
+    Attributes:
+        folder: of a file per chunk of datasets, named by the number of its first.
+    """
+
+    folder: Path
+
+    def get(self, first: int) -> dict[str, Tensor] | None:
+        """Those of a chunk, if they are known."""
+        path = self._path(first)
+        return torch.load(path, weights_only=True) if path.exists() else None
+
+    def put(self, first: int, figures: Mapping[str, Tensor]) -> None:
+        """Keep those of a chunk; whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        data = io.BytesIO()
+        torch.save(dict(figures), data)
+        write_atomically(self._path(first), data.getvalue())
+
+    def clear(self) -> None:
+        """Forget them, when the cell is done."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, first: int) -> Path:
+        return self.folder / f"{first}.pt"
 
 
 def training_record(estimator: Estimator) -> dict[str, Any]:

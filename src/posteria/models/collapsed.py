@@ -70,12 +70,16 @@ class CollapsedLogJoint:
 
     def density(self, z: Tensor) -> Tensor:
         """(B, C) log density of z (B, C, Q), up to the constant that whitening makes."""
+        return self.density_and_conditional(z)[0]
+
+    def density_and_conditional(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same; theta (B, C, P), the others at their conditional mean; and the factor of their precision there."""
         theta = self._embedded(self.location + self.scale * z)
         mean, factor = self.model.conditional(theta, self.dataset)
         theta = theta.index_add(-1, self.places.nonzero()[:, 0], mean)
         size = self.whole.active[:, self.places].sum(-1)[:, None]
         log_conditional = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) - 0.5 * _LOG_2PI * size
-        return self.model.log_joint(theta, self.dataset) - log_conditional
+        return self.model.log_joint(theta, self.dataset) - log_conditional, theta, factor
 
     @torch.no_grad()
     def _completed(self, z: Tensor) -> Tensor:
