@@ -256,37 +256,55 @@ class _Sequence:
     def _conditional(self, k: int, variables: Tensor) -> _Conditional:
         """Of the k-th variable, given those before it (b, S, K): on a grid, in the precision of the terms."""
         kind, order = self.terms.location, self.order
-        slopes, precision = order.slopes[:, k], order.precision[:, k, None]
-        slope = slopes[:, k, None]
-        start = order.mean[:, k, None] + (variables[..., :k] @ slopes[:, :k, None])[..., 0]
-        unit = torch.where(slope == 0.0, 1.0, slope)
-        focus = ((order.kink[:, k, None] - start) / unit).clamp(-_FARTHEST, _FARTHEST)
+        own = _Line.of(order.places, order.slopes, order.mean, order.precision, order.shift, k, k, variables)
+        unit = torch.where(own.slope == 0.0, 1.0, own.slope)
+        focus = ((order.kink[:, k, None] - own.start) / unit).clamp(-_FARTHEST, _FARTHEST).to(kind)
         spacing = _spacing(order.width[:, k] / unit[:, 0].abs()).to(kind)
-        nodes = focus.to(kind)[..., None] + spacing[:, None]
-        at = torch.addcmul(start.to(kind)[..., None], slope.to(kind)[..., None], nodes)
-        height = self.terms.values(at.flatten(1)[:, None], order.places[:, k, None]).view_as(at)
-        # Times the normal, over the stand-in; both are quadratic in the nodes.
-        tilt, bend = slope * (precision * start - order.shift[:, k, None]), 0.5 * (precision * slope.square() - 1.0)
-        height = height + (tilt.to(kind)[..., None] + bend.to(kind)[..., None] * nodes) * nodes
+        nodes = focus[..., None] + spacing[:, None]
+        height = own.over_stand_in(self.terms, nodes).addcmul_(nodes, nodes, value=-0.5)
         last = order.used.sum(-1) == k + 1
-        if last.any():
-            for r in range(order.rest.shape[1]):
-                seen = last & order.rest_used[:, r]
-                height = height + torch.where(seen[:, None, None], self._over_stand_in(r, k, variables, nodes), 0.0)
-        return _Conditional.of(focus.to(kind), spacing, height)
+        for r in range(order.rest.shape[1]) if last.any() else ():
+            seen = last & order.rest_used[:, r]
+            other = _Line.of(order.rest, order.rest_slopes, order.rest_mean, order.rest_precision, order.rest_shift, r,
+                             k, variables)
+            height = height + torch.where(seen[:, None, None], other.over_stand_in(self.terms, nodes), 0.0)
+        return _Conditional.of(focus, spacing, height)
 
-    def _over_stand_in(self, r: int, k: int, variables: Tensor, nodes: Tensor) -> Tensor:
-        """(b, S, G) the log of a term of the rest over its stand-in, with the k-th variable, the last, at the nodes."""
-        order = self.order
-        slopes, precision = order.rest_slopes[:, r], order.rest_precision[:, r, None]
-        start = order.rest_mean[:, r, None] + (variables[..., :k] @ slopes[:, :k, None])[..., 0]
-        slope = slopes[:, k, None]
+
+@dataclass(frozen=True)
+class _Line:
+    """A term along one variable: its number is start + slope times that.
+
+    Attributes:
+        place: (b, 1) long, of the term.
+        start: (b, S), by the variables before.
+        slope, precision, shift: (b, 1), the last two of its stand-in.
+    """
+
+    place: Tensor
+    start: Tensor
+    slope: Tensor
+    precision: Tensor
+    shift: Tensor
+
+    @classmethod
+    def of(cls, places: Tensor, slopes: Tensor, mean: Tensor, precision: Tensor, shift: Tensor, number: int, k: int,
+           variables: Tensor) -> _Line:
+        """The term of that number among several, along the k-th variable, given those before it (b, S, K)."""
+        mine = slopes[:, number]
+        start = mean[:, number, None] + (variables[..., :k] @ mine[:, :k, None])[..., 0]
+        return cls(places[:, number, None], start, mine[:, k, None], precision[:, number, None],
+                   shift[:, number, None])
+
+    def over_stand_in(self, terms: Terms, nodes: Tensor) -> Tensor:
+        """(b, S, G) the log of the term over its stand-in at nodes (b, S, G), which is quadratic in these."""
+        start, slope, precision, shift = self.start, self.slope, self.precision, self.shift
         at = torch.addcmul(start.to(nodes)[..., None], slope.to(nodes)[..., None], nodes)
-        term = self.terms.values(at.flatten(1)[:, None], order.rest[:, r, None]).view_as(at)
-        tilt, bend = slope * (precision * start - order.rest_shift[:, r, None]), 0.5 * precision * slope.square()
-        level = (0.5 * precision * start - order.rest_shift[:, r, None]) * start
-        stand_in = level.to(nodes)[..., None] + (tilt.to(nodes)[..., None] + bend.to(nodes)[..., None] * nodes) * nodes
-        return term + stand_in
+        term = terms.values(at.flatten(1)[:, None], self.place).view_as(at)
+        tilt, bend = slope * (precision * start - shift), 0.5 * precision * slope.square()
+        level = (0.5 * precision * start - shift) * start
+        stand_in = tilt.to(nodes)[..., None] + bend.to(nodes)[..., None] * nodes
+        return term + stand_in.mul_(nodes).add_(level.to(nodes)[..., None])
 
 
 @dataclass(frozen=True)
