@@ -7,15 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from posteria.densities.changed import ChangedTheta
 from posteria.densities.exact_terms import ExactTermsTheta, Order
-from posteria.densities.gaussian import GaussianTheta
-from posteria.densities.mixed import MixedTheta
-from posteria.densities.skewed import SkewedTheta
+from posteria.densities.noise import from_noise
 from posteria.models import Model
 from posteria.models.terms import LinearTerms, terms_of
 from posteria.propagation import Sites, linearized, propagated
-from posteria.randomness import generator_for
 from posteria.types import Dataset, ThetaDistribution
 
 # Draws by which answers are judged: of the same noise for all, so that no dataset's answer hangs on those beside it.
@@ -51,7 +47,7 @@ def with_exact_terms(distribution: ThetaDistribution, model: Model, dataset: Dat
     if terms is None or terms.num_parameters > _MOST_PARAMETERS or terms.num_terms > _MOST_TERMS:
         return distribution
     noise = terms.layout.fixed_noise(_DRAWS, _SEED).to(dataset.x).expand(len(dataset), -1, -1)
-    answer = _Answer(distribution, terms, noise, *_drawn(distribution, noise))
+    answer = _Answer(distribution, terms, noise, *from_noise(distribution, noise))
     together = max(1, _MOST_NUMBERS // terms.num_terms)
     blocks = torch.arange(len(dataset), device=dataset.device).split(together)
     found = [part for block in blocks for part in answer.bettered(block)]
@@ -86,7 +82,7 @@ class _Answer:
             loose = sites.loosened(wide, share)
             tries.append((loose, Order.of(wide, loose)))
             one = ExactTermsTheta(self.distribution, torch.arange(len(index), device=index.device), part, *tries[-1])
-            effective, own_evidence = self._weighed(index, *one.at_noise(self.noise[index]))
+            effective, own_evidence = self._weighed(index, *one.exact_at_noise(self.noise[index]))
             more = (effective > _CLEARLY_MORE * best) & (effective > before) & (own_evidence > least)
             choice, best = torch.where(more, number, choice), torch.where(more, effective, best)
         chosen = [(choice == number).nonzero()[:, 0] for number in range(len(tries))]
@@ -110,16 +106,3 @@ class _Answer:
         ratio = (log_joint.double() - log_q.double()).nan_to_num(-torch.inf, -torch.inf, -torch.inf)
         return 1.0 / ratio.softmax(-1).square().sum(-1), ratio.logsumexp(-1)
 
-
-def _drawn(distribution: ThetaDistribution, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Draws of a distribution and their log densities, out of noise (B, S, P) where it takes some."""
-    if isinstance(distribution, GaussianTheta | SkewedTheta):
-        return distribution.at_noise(noise)
-    if isinstance(distribution, ChangedTheta):
-        return distribution.changed(*_drawn(distribution.base, noise))
-    if isinstance(distribution, MixedTheta):
-        drawn = torch.stack([_drawn(part, noise)[0] for part in distribution.parts])
-        coins = torch.rand(noise.shape[1], generator=generator_for(_SEED)).to(noise).expand(noise.shape[:2])
-        theta = distribution.picked(drawn, coins.contiguous())
-        return theta, distribution.log_prob(theta)
-    return distribution.rsample_and_log_prob(noise.shape[1], generator_for(_SEED, device=noise.device))

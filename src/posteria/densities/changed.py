@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from posteria.densities.noise import from_noise
 from posteria.types import ThetaDistribution
 
 _Change = Callable[[Tensor], Tensor]
@@ -41,9 +42,13 @@ class ChangedTheta:
         self, num_samples: int, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Draws (B, S, P) and their log density (B, S)."""
-        return self.changed(*self.base.rsample_and_log_prob(num_samples, generator))
+        return self._changed(*self.base.rsample_and_log_prob(num_samples, generator))
 
-    def changed(self, u: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor]:
+    def at_noise(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """What standard normal noise (B, S, P) becomes, and its log density (B, S)."""
+        return self._changed(*from_noise(self.base, noise))
+
+    def _changed(self, u: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor]:
         """Draws u (B, S, P) of the base and their log densities (B, S), as those of theta."""
         return self._masked(self.theta(u)), log_prob - self._volume(u)
 

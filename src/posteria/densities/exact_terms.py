@@ -167,7 +167,7 @@ class ExactTermsTheta:
         return theta.index_copy(0, place, drawn.to(theta)), log_prob.index_copy(0, place, density.to(log_prob))
 
     @torch.no_grad()
-    def at_noise(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def exact_at_noise(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """What standard normal noise (b, S, P) becomes of the datasets with exact terms, and its log density (b, S)."""
         noise = noise.to(self.sites.centre)
         parts = [self._sequence(part).moved(noise[part]) for part in self._blocks(self.places, noise.shape[1])]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from posteria.densities.noise import coins, from_noise
 from posteria.types import ThetaDistribution
 
 
@@ -30,9 +31,14 @@ class MixedTheta:
     def rsample(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
         """(B, S, P) draws, reparametrised within their part; zero at inactive parameters."""
         drawn = torch.stack([part.rsample(num_samples, generator) for part in self.parts])
-        return self.picked(drawn, torch.rand(drawn.shape[1:3], generator=generator, device=drawn.device))
+        return self._picked(drawn, torch.rand(drawn.shape[1:3], generator=generator, device=drawn.device))
 
-    def picked(self, drawn: Tensor, coins: Tensor) -> Tensor:
+    def at_noise(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """What standard normal noise (B, S, P) becomes, and its log density (B, S)."""
+        theta = self._picked(torch.stack([from_noise(part, noise)[0] for part in self.parts]), coins(noise))
+        return theta, self.log_prob(theta)
+
+    def _picked(self, drawn: Tensor, coins: Tensor) -> Tensor:
         """(B, S, P) out of draws (K, B, S, P) of all parts, by uniform coins (B, S)."""
         edges = self.log_share.detach().exp().cumsum(-1)
         edges = edges / edges[:, -1:]
