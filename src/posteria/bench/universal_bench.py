@@ -46,8 +46,8 @@ _VERSION = 3
 _SEED = 77_004_211
 # Of the reference, and draws of an answer that is compared with it.
 _NUTS, _ANSWER_DRAWS = {"num_chains": 4, "num_samples": 2000, "target_accept": 0.95}, 8000
-# Of parameters without moments beyond the second, sds take more draws than a cheap rung has.
-_MEANS_ALONE = Accuracy(sd=0.99)
+# Of parameters without moments beyond the second, sds take more draws than a cheap rung has: means alone, then.
+_ANY_SD = 0.99
 _BESIDE_NUTS = ("near", "near_up_to_chance", "nuts_seconds")
 
 
@@ -135,7 +135,7 @@ def _measured(case: UniversalCase | DesignedCase, sizes: Sizes, seed: int) -> It
         began = time.perf_counter()
         posterior = network.posterior(task.model, dataset)
         seconds = (time.perf_counter() - began) / len(dataset)
-        columns = (_beside_nuts(posterior, case.beside_nuts, seed) if case.beside_nuts else
+        columns = (_beside_nuts(posterior, case, seed) if case.beside_nuts else
                    _checked(posterior, seed) | _gaps(posterior, task.model, dataset, sizes, number))
         size = float(task.model.layout_of(dataset).size)
         yield columns | {name: torch.full((len(dataset),), value, dtype=torch.double) for name, value in (
@@ -157,14 +157,15 @@ def _weights_of(found: Diagnosis, refined: Tensor) -> dict[str, Tensor]:
             "unfit": (~found.pareto_k.isfinite()).double()}
 
 
-def _beside_nuts(posterior: Posterior, count: int, seed: int) -> dict[str, Tensor]:
+def _beside_nuts(posterior: Posterior, case: UniversalCase | DesignedCase, seed: int) -> dict[str, Tensor]:
     """The same, asked for means alone; and for the first few datasets whether the means are those of NUTS.
 
     ``near`` is 1 where all means are within 0.1 sd, ``near_up_to_chance`` where they are but for three standard errors;
     NaN where there was no answer, or NUTS has not converged.
     """
-    refined = posterior.refine("laplace", target=_MEANS_ALONE, num_draws=_ANSWER_DRAWS, seed=seed)
-    chosen = torch.arange(min(count, len(refined)))
+    target = Accuracy(mean=case.mean_error, sd=_ANY_SD)
+    refined = posterior.refine("laplace", target=target, num_draws=_ANSWER_DRAWS, seed=seed)
+    chosen = torch.arange(min(case.beside_nuts, len(refined)))
     theta = refined.posterior.sample_theta(_ANSWER_DRAWS, seed)[chosen]
     run = run_baseline(posterior.model, posterior.dataset[chosen], NUTS, seed=seed, **_NUTS)
     errors = _errors(theta, run, run.converged & ~refined.failed[chosen])

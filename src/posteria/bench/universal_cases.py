@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from posteria.bench.trust_accuracy import MOST_MEAN_ERROR
 from posteria.models import Model, build_model
 from posteria.tasks.many_models import FAMILIES, LOG_LINK, LOGIT, Family, VariedInputsTask, generalized_linear, pose
 from posteria.types import Dataset
@@ -32,6 +33,7 @@ class UniversalCase:
         dear: the log joint takes long, so that fewer datasets are optimised.
         log_concave: of its likelihood; what a Gaussian may lose is judged by it.
         beside_nuts: datasets of every batch that are compared with NUTS.
+        mean_error: what means are asked to be within there, in sds.
     """
 
     family: Family
@@ -42,6 +44,7 @@ class UniversalCase:
     dear: bool = False
     log_concave: bool = True
     beside_nuts: int = 0
+    mean_error: float = MOST_MEAN_ERROR
 
     def task(self, generator: torch.Generator) -> VariedInputsTask:
         """The task of one model, drawn anew."""
@@ -71,6 +74,7 @@ class DesignedCase:
         inputs: drawn anew for every batch.
         large, dear, log_concave: see :class:`UniversalCase`.
         beside_nuts: datasets of every batch that are compared.
+        mean_error: what means are asked to be within, in sds; half of what they are judged by, since NUTS errs, too.
     """
 
     model: Model
@@ -79,6 +83,7 @@ class DesignedCase:
     dear: bool = False
     log_concave: bool = False
     beside_nuts: int = 2
+    mean_error: float = 0.5 * MOST_MEAN_ERROR
 
     def task(self, generator: torch.Generator) -> DesignedTask:
         """The task at inputs drawn anew."""
