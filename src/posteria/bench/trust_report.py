@@ -24,7 +24,9 @@ _LEAST_CHEAP, _LEAST_ACCURATE, _MOST_WRONG, _LEAST_RATIO = 0.9, 0.95, 0.01, 10.0
 _INTRODUCTION = """\
 Every cell: fresh datasets, the estimator's posterior, `refine(num_draws={num_draws})`; then the answer's means and sds
 against the exact posterior, or against chains of HMC that converged: {min_ess:.0f} effective draws, bulk and tail, of
-everything that is compared (datasets without are left out, column *no reference*). Mixtures are compared with their
+everything that is compared (datasets without are left out, column *no reference*). Networks in distribution, with 8
+rows and with data of another model: against importance sampling from the prior, output weights integrated out, with as
+many effective draws, and chains where these are too few. Mixtures are compared with their
 components in order along the data's widest direction, networks by predictions at eight fixed inputs: no relabelling
 changes these.
 
