@@ -92,6 +92,8 @@ class UniversalCell(CaseCell):
         """How much is spent."""
         case = CASES[self.case][self.condition]
         found = SIZES[self.scale.name][case.large]
+        if self.scale.name == "laptop" and case.laptop_batches is not None:
+            found = replace(found, batches=case.laptop_batches)
         return replace(found, optimised=min(found.optimised, _DEAR_OPTIMISED)) if case.dear else found
 
     @property

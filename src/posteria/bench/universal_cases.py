@@ -30,6 +30,7 @@ class UniversalCase:
         family: what is drawn from.
         rows, columns, most_cells: as for :class:`posteria.tasks.ManyModelsTask`.
         large: datasets take much time and memory, so that a cell has a tenth of them.
+        laptop_batches: at that scale, where large ones take little time.
         dear: the log joint takes long, so that fewer datasets are optimised.
         log_concave: of its likelihood; what a Gaussian may lose is judged by it.
         beside_nuts: datasets of every batch that are compared with NUTS.
@@ -41,6 +42,7 @@ class UniversalCase:
     columns: tuple[int, int] = _COLUMNS
     most_cells: int = _MOST_CELLS
     large: bool = False
+    laptop_batches: int | None = None
     dear: bool = False
     log_concave: bool = True
     beside_nuts: int = 0
@@ -72,7 +74,7 @@ class DesignedCase:
     Attributes:
         model: of all datasets.
         inputs: drawn anew for every batch.
-        large, dear, log_concave: see :class:`UniversalCase`.
+        large, laptop_batches, dear, log_concave: see :class:`UniversalCase`.
         beside_nuts: datasets of every batch that are compared.
         mean_error: what means are asked to be within, in sds; half of what they are judged by, since NUTS errs, too.
     """
@@ -80,6 +82,7 @@ class DesignedCase:
     model: Model
     inputs: Callable[[torch.Generator], Dataset]
     large: bool = True
+    laptop_batches: int | None = None
     dear: bool = False
     log_concave: bool = False
     beside_nuts: int = 2
@@ -128,7 +131,8 @@ def _conditions(name: str, family: Family) -> dict[str, UniversalCase]:
     found = {TRAINED: UniversalCase(family, dear=name in _DEAR, log_concave=concave)}
     if name in _BEYOND:
         wide = replace(family, columns=(200, 200))
-        found[BEYOND] = UniversalCase(wide, (5000, 5000), (200, 200), 1_000_000, large=True, log_concave=concave)
+        found[BEYOND] = UniversalCase(wide, (5000, 5000), (200, 200), 1_000_000, large=True, laptop_batches=200,
+                                      log_concave=concave)
     if name in _PRIORS:
         low, high = family.scales
         found[WIDE] = UniversalCase(replace(family, scales=(high, 2 * high)), log_concave=concave)
