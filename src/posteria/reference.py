@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NUTS = "nuts"
-# Chains times rows that go through a processor together: what fits its cache.
-_BLOCK_ROWS = 2**14
+# Chains times rows that go through a processor together: fewer take longer, more take memory.
+_BLOCK_ROWS = 2**16
 _BUDGET = tuple(f.name for f in fields(Budget) if f.name != "num_samples")
 
 

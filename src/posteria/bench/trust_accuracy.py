@@ -24,7 +24,7 @@ WRONG = 0.25
 _ALLOWED_ERRORS = 3.0
 _MAX_R_HAT = 1.01
 # Datasets whose reference chains run together: bounds memory.
-_TOGETHER = 25
+_TOGETHER = 64
 
 
 @dataclass(frozen=True)
