@@ -34,6 +34,7 @@ from posteria.encoders.base import Encoder
 from posteria.errors import CheckpointError, DataError, InputError, UnsupportedError
 from posteria.exact_terms import with_exact_terms
 from posteria.files import write_together
+from posteria.mixing import mixed
 from posteria.models import Model, model_to_json
 from posteria.parts import (
     Part,
@@ -42,7 +43,6 @@ from posteria.parts import (
     encoder_spec,
     exact_distribution,
     log_joint_for,
-    mixed,
     over_theta,
     takes_exact_terms,
 )
@@ -169,7 +169,7 @@ class Estimator(nn.Module):
         """The same networks, whose posteriors are mixtures of what several searches find: for more than one mode.
 
         Args:
-            modes: number of searches, each from a start of its own; see :func:`posteria.parts.mixed`.
+            modes: number of searches, each from a start of its own; see :func:`posteria.mixing.mixed`.
 
         Raises:
             InputError: fewer than one.
@@ -268,9 +268,9 @@ class Estimator(nn.Module):
             context = self.context(prepared)
             found = [self._distribution(context, prepared),
                      *(search.distribution(prepared) for search in self._searches()[1:])]
-            if self.polish and self.model.layout_of(prepared).size <= _MOST_POLISHED:
-                found = [polished(part, self.model, prepared, self.polish) for part in found]
             distribution = found[0] if len(found) == 1 else mixed(found, self.model, prepared)
+            if self.polish and self.model.layout_of(prepared).size <= _MOST_POLISHED:
+                distribution = polished(distribution, self.model, prepared, self.polish)
             if takes_exact_terms(self.density_part):
                 distribution = with_exact_terms(distribution, self.model, prepared)
             return Posterior(self.model, prepared, distribution, self.info,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +16,6 @@ from posteria.densities.base import Density
 from posteria.densities.changed import ChangedTheta
 from posteria.densities.collapsed import CollapsedTheta
 from posteria.densities.gaussian import GaussianTheta
-from posteria.densities.mixed import MixedTheta
 from posteria.densities.symmetric import Symmetrised, permutations_of_axis
 from posteria.densities.tabulated import tabulate
 from posteria.encoders import ENCODERS
@@ -26,13 +25,11 @@ from posteria.models import Model
 from posteria.models.collapsed import CollapsedLogJoint, conjugate_places
 from posteria.models.log_joint import ModelLogJoint
 from posteria.models.whitened import Whitened, whitened
-from posteria.randomness import generator_for
 from posteria.types import ContextSpec, Dataset, LogJoint, ThetaDistribution
 
 # Of the search for the mode of a single parameter.
 _CLIMBS, _DAMPING = 60, 1.0
 # For the shares of a mixture: an error of a few tenths of a nat.
-_BOUND_DRAWS = 64
 
 
 @dataclass(frozen=True)
@@ -143,20 +140,6 @@ def completed(base: ThetaDistribution, model: Model, dataset: Dataset) -> Collap
 
 
 @torch.no_grad()
-def mixed(parts: Sequence[ThetaDistribution], model: Model, dataset: Dataset) -> MixedTheta:
-    """A mixture of what several searches found, in proportion to the exponentials of their evidence lower bounds.
-
-    Those are the best shares where the parts do not overlap; where they are the same, shares do not matter.
-    """
-    generator, bounds = generator_for(0, device=dataset.device), []
-    for part in parts:
-        theta, log_q = part.rsample_and_log_prob(_BOUND_DRAWS, generator)
-        bounds.append((model.log_joint(theta, dataset) - log_q).mean(-1))
-    bound = torch.stack(bounds, -1).nan_to_num(-torch.inf, -torch.inf, -torch.inf)
-    bound = torch.where(bound.isfinite().any(-1, keepdim=True), bound, 0.0)
-    return MixedTheta(tuple(parts), bound.log_softmax(-1))
-
-
 def known_exactly(model: Model) -> bool:
     """All parameters but at most one can be integrated out, so that there is nothing to search for or to learn."""
     places = model.conjugate(model.layout(1 + len(model.extra_columns)))

@@ -30,8 +30,8 @@ from posteria.densities.skewed import SkewedTheta
 from posteria.errors import InputError
 from posteria.estimator import Estimator
 from posteria.every_model import universal
+from posteria.mixing import mixed
 from posteria.models import Model
-from posteria.parts import mixed
 from posteria.polishing import polished
 from posteria.posterior import Posterior
 from posteria.randomness import generator_for
