@@ -19,8 +19,8 @@ from posteria.bench.workspace import Workspace
 from posteria.densities.gaussian import GaussianTheta
 from posteria.densities.skewed import SkewedTheta
 from posteria.errors import InputError
+from posteria.mixing import mixed
 from posteria.models import LinearRegression
-from posteria.parts import mixed
 from posteria.posterior import Posterior
 from posteria.randomness import generator_for
 from tests.problems import simulated
