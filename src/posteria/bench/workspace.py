@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import platform
 import shutil
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -70,21 +70,19 @@ class Partial:
     def get(self, first: int) -> dict[str, Tensor] | None:
         """Those of a chunk, if they are known."""
         path = self._path(first)
-        return torch.load(path, weights_only=True) if path.exists() else None
+        return safetensors.torch.load_file(path) if path.exists() else None
 
     def put(self, first: int, figures: Mapping[str, Tensor]) -> None:
         """Keep those of a chunk; whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        data = io.BytesIO()
-        torch.save(dict(figures), data)
-        write_atomically(self._path(first), data.getvalue())
+        write_atomically(self._path(first), safetensors.torch.save({k: v.contiguous() for k, v in figures.items()}))
 
     def clear(self) -> None:
         """Forget them, when the cell is done."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, first: int) -> Path:
-        return self.folder / f"{first}.pt"
+        return self.folder / f"{first}.safetensors"
 
 
 def training_record(estimator: Estimator) -> dict[str, Any]:
