@@ -111,12 +111,11 @@ class TrustCell(CaseCell):
     @property
     def identity(self) -> Mapping[str, Any]:
         sizes = SIZES[self.scale.name]
-        reference = {"reference": "importance"} if self.by_importance else {}
-        return reference | {
-                "bench": BENCH, "case": self.case, "shift": self.shift, "config": self.config.model_dump(mode="json"),
-                "num_datasets": self.num_datasets, "num_draws": sizes.num_draws, "chains": dict(sizes.chains),
-                "min_ess": sizes.min_ess, "num_nuts": sizes.num_nuts, "nuts": dict(sizes.nuts), "seed": self.seed,
-                "version": _VERSION}
+        found = {"bench": BENCH, "case": self.case, "shift": self.shift, "config": self.config.model_dump(mode="json"),
+                 "num_datasets": self.num_datasets, "num_draws": sizes.num_draws, "chains": dict(sizes.chains),
+                 "min_ess": sizes.min_ess, "num_nuts": sizes.num_nuts, "nuts": dict(sizes.nuts), "seed": self.seed,
+                 "version": _VERSION}
+        return found | {"reference": "importance"} if self.by_importance else found
 
     @property
     def group(self) -> str:
