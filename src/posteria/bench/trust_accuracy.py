@@ -11,6 +11,7 @@ from torch import Tensor
 
 from posteria.bench.samplers import Moments, Quantities, moments_of, parameters
 from posteria.bench.trust_importance import importance_moments
+from posteria.bench.trust_mixtures import mixture_moments
 from posteria.errors import UnsupportedError
 from posteria.metrics.convergence import Convergence
 from posteria.models import Model
@@ -25,6 +26,8 @@ _ALLOWED_ERRORS = 3.0
 _MAX_R_HAT = 1.01
 # Datasets whose reference chains run together: bounds memory.
 _TOGETHER = 64
+# Weighted draws that may come before chains; see the modules for what they take.
+WEIGHTED = {"importance": importance_moments, "mixtures": mixture_moments}
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Reference:
 
 
 def reference_of(model: Model, dataset: Dataset, quantities: Quantities, chains: Mapping[str, Any],
-                 min_ess: float, seed: int = 0, importance: bool = False) -> Reference:
+                 min_ess: float, seed: int = 0, weighted: str | None = None) -> Reference:
     """The exact posterior where there is one, else long chains of Hamiltonian Monte Carlo.
 
     Args:
@@ -52,8 +55,8 @@ def reference_of(model: Model, dataset: Dataset, quantities: Quantities, chains:
         quantities: what is compared.
         chains: settings of :func:`posteria.reference.run_baseline`.
         min_ess: bulk and tail effective draws of every quantity below which chains are no reference.
-        seed: of the chains.
-        importance: draws of the prior, weighted, come before chains, see :mod:`posteria.bench.trust_importance`.
+        seed: of the draws or the chains.
+        weighted: a name of :data:`WEIGHTED`: weighted draws come before chains.
     """
     if quantities is parameters:
         try:
@@ -64,8 +67,8 @@ def reference_of(model: Model, dataset: Dataset, quantities: Quantities, chains:
             nothing = torch.zeros_like(exact.mean)
             everywhere = torch.ones(len(dataset), dtype=torch.bool)
             return Reference(Moments(exact.mean, exact.stddev, nothing, nothing), everywhere, True)
-    if importance:
-        return _from_prior(model, dataset, quantities, chains, min_ess, seed)
+    if weighted is not None:
+        return _from_weighted(model, dataset, quantities, chains, min_ess, seed, weighted)
     parts = [_from_chains(model, dataset[part], quantities, chains, min_ess, seed)
              for part in torch.arange(len(dataset)).split(_TOGETHER)]
     moments = Moments(*(torch.cat([getattr(part.moments, name) for part in parts])
@@ -73,10 +76,10 @@ def reference_of(model: Model, dataset: Dataset, quantities: Quantities, chains:
     return Reference(moments, torch.cat([part.usable for part in parts]), False)
 
 
-def _from_prior(model: Model, dataset: Dataset, quantities: Quantities, chains: Mapping[str, Any], min_ess: float,
-                seed: int) -> Reference:
-    """By importance sampling from the prior, and by chains where that has too few effective draws."""
-    moments, usable = importance_moments(model, dataset, quantities, min_ess, seed)
+def _from_weighted(model: Model, dataset: Dataset, quantities: Quantities, chains: Mapping[str, Any], min_ess: float,
+                   seed: int, weighted: str) -> Reference:
+    """By weighted draws, and by chains where too few of those are effective."""
+    moments, usable = WEIGHTED[weighted](model, dataset, quantities, min_ess, seed)
     rest = (~usable).nonzero()[:, 0]
     if len(rest):
         other = reference_of(model, dataset[rest], quantities, chains, min_ess, seed)

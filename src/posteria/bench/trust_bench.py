@@ -95,7 +95,7 @@ class TrustCell(CaseCell):
     def num_datasets(self) -> int:
         """B."""
         sizes, case = SIZES[self.scale.name], CASES[self.case]
-        home = self.shift == IN_DISTRIBUTION or self.by_importance
+        home = self.shift == IN_DISTRIBUTION or self.weighted is not None
         fewer = case.laptop_home if home else case.laptop_datasets
         if self.scale.name == "laptop" and fewer is not None:
             return fewer
@@ -104,9 +104,9 @@ class TrustCell(CaseCell):
         return sizes.num_home if home else sizes.num_datasets
 
     @property
-    def by_importance(self) -> bool:
-        """Draws of the prior are the reference."""
-        return self.shift in CASES[self.case].by_importance
+    def weighted(self) -> str | None:
+        """The weighted draws that are the reference, if any."""
+        return CASES[self.case].weighted.get(self.shift)
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -115,7 +115,7 @@ class TrustCell(CaseCell):
                  "num_datasets": self.num_datasets, "num_draws": sizes.num_draws, "chains": dict(sizes.chains),
                  "min_ess": sizes.min_ess, "num_nuts": sizes.num_nuts, "nuts": dict(sizes.nuts), "seed": self.seed,
                  "version": _VERSION}
-        return found | {"reference": "importance"} if self.by_importance else found
+        return found if self.weighted is None else found | {"reference": self.weighted}
 
     @property
     def group(self) -> str:
@@ -146,7 +146,7 @@ class TrustCell(CaseCell):
             if part is None:
                 rows = dataset[torch.arange(first, min(first + chunk, len(dataset)))]
                 part = _measured(estimator, rows, CASES[self.case], SIZES[self.scale.name], self.seed,
-                                 self.by_importance, first)
+                                 self.weighted, first)
                 done.put(first, part)
             parts.append(part)
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -204,7 +204,7 @@ def _chosen(argument: str, names: Sequence[str], known: list[str]) -> list[str]:
 
 
 # -- measuring ------------------------------------------------------------------------------------
-def _measured(estimator: Estimator, rows: Dataset, case: TrustCase, sizes: Sizes, seed: int, importance: bool,
+def _measured(estimator: Estimator, rows: Dataset, case: TrustCase, sizes: Sizes, seed: int, weighted: str | None,
               first: int) -> dict[str, Tensor]:
     """Figures (b,) of some datasets, of which the first is that of the cell."""
     began = time.perf_counter()
@@ -212,7 +212,7 @@ def _measured(estimator: Estimator, rows: Dataset, case: TrustCase, sizes: Sizes
     refined = own.refine(num_draws=sizes.num_draws, seed=seed)
     seconds = (time.perf_counter() - began) / len(rows)
     reference = reference_of(estimator.model, rows, case.quantities, sizes.chains, sizes.min_ess,
-                             seed + first if importance else seed, importance)
+                             seed + first if weighted else seed, weighted)
     compare = partial(errors_of, reference=reference, quantities=case.quantities, num_draws=sizes.num_draws)
     return _columns(refined, reference, compare(refined.posterior), compare(own), seconds)
 

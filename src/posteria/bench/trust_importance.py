@@ -52,7 +52,7 @@ def _of_one(model: Model, dataset: Dataset, quantities: Quantities, min_ess: flo
             height, theta = _drawn(joint, generator)
             heights.append(height)
             values.append(quantities(model, dataset, theta[None, None])[0, 0])
-        moments, least = _weighted(torch.cat(heights), torch.cat(values))
+        moments, least = weighted_moments(torch.cat(heights), torch.cat(values))
         # What it will take, with some to spare.
         wanted = int(1.1 * min_ess / least * len(heights) * _TOGETHER)
         if least >= min_ess or wanted > _MOST:
@@ -71,7 +71,7 @@ def _drawn(joint: CollapsedLogJoint, generator: torch.Generator) -> tuple[Tensor
     return (density + 0.5 * z.square().sum(-1))[0], theta[0]
 
 
-def _weighted(height: Tensor, values: Tensor) -> tuple[Moments, float]:
+def weighted_moments(height: Tensor, values: Tensor) -> tuple[Moments, float]:
     """Moments (1, Q) by draws with log weights (S,) of values (S, Q), and the least effective number of draws."""
     w = height.softmax(0)[:, None]
     mean = (w * values).sum(0)

@@ -1,0 +1,187 @@
+"""References for small models without an exact posterior: importance sampling from mixtures that are fitted to it.
+
+A mixture starts around the modes that many climbs find, which begin where a few rows alone would lead, and moves
+towards the posterior by steps of EM on weighted draws (M-PMC; Cappé, Douc, Guillin, Marin & Robert 2008). One component
+is the prior, which keeps its share: no weight exceeds the likelihood's largest value over that share, so that their
+mean has a finite variance whatever the data. A mode that no climb finds shows in few effective draws if a draw of the
+prior hits it; one that is small and far out may not. Nothing of the estimator, or of its ladder's answer, goes into it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from posteria.ascent import climb
+from posteria.bench.samplers import Moments, Quantities
+from posteria.bench.trust_importance import weighted_moments
+from posteria.errors import UnsupportedError
+from posteria.models import Model
+from posteria.models.log_joint import ModelLogJoint
+from posteria.randomness import generator_for
+from posteria.refinement.proposal import Proposal, flip
+from posteria.types import Dataset
+
+_STARTS, _FEW_ROWS, _CLIMBS, _DAMPING, _DENSE_UP_TO = 48, 6, 60, 1.0, 512
+# Modes of less than this share of the greatest's mass, by Laplace's estimate, get no component; nor do those within so
+# many sds of another.
+_LEAST_MASS, _APART = 1e-6, 1.0
+# Components around modes; the prior's share; and what each of the others keeps of an even one.
+_PARTS, _PRIOR, _EVEN = 8, 0.1, 0.05
+# EM ends early where so many of the draws are effective. Draws come so many at a time, up to so many.
+_ROUNDS, _ENOUGH, _TOGETHER, _MOST = 8, 0.4, 2_048, 400_000
+# Draws times rows that go through the likelihood together: what a processor's cache holds.
+_ENTRIES = 2**16
+
+
+def mixture_moments(model: Model, dataset: Dataset, quantities: Quantities, min_ess: float, seed: int = 0) -> (
+        tuple[Moments, Tensor]):
+    """Means and sds (B, Q) of quantities of theta, and whether (B,) they rest on enough effective draws.
+
+    Args:
+        model: with a likelihood and normal priors.
+        dataset: B datasets.
+        quantities: functions of theta.
+        min_ess: effective draws of every mean and every sd at which a dataset has enough, see
+            :func:`posteria.bench.trust_importance.weighted_moments`.
+        seed: of the draws; a dataset's own are the same in every batch, but for its place there.
+
+    Raises:
+        UnsupportedError: a model with other priors.
+    """
+    joint = ModelLogJoint(model, dataset.double())
+    if not joint.layout.has_normal_prior:
+        raise UnsupportedError("model: has priors that are not normal; takes one whose priors are")
+    first = _around_modes(joint)
+    places = torch.arange(len(dataset)).split(1)
+    found = [_of_one(joint[i], first[i], quantities, min_ess, generator_for(seed + int(i))) for i in places]
+    moments = Moments(*(torch.cat([getattr(one, name) for one, _ in found]) for name in Moments.__dataclass_fields__))
+    return moments, torch.tensor([enough for _, enough in found])
+
+
+# -- where to begin -------------------------------------------------------------------------------
+def _around_modes(joint: ModelLogJoint) -> Proposal:
+    """Components around the modes of B posteriors, with their curvature; the last is the prior's."""
+    batch, size = joint.active.shape
+    many = joint[torch.arange(batch).repeat_interleave(_STARTS)]
+    starts = _of_few_rows(joint)
+    guess = climb(many, starts.flatten(0, 1), _CLIMBS, _DAMPING, _DENSE_UP_TO)
+    factor = guess.curvature.factor()
+    assert factor is not None  # curvature is dense up to _DENSE_UP_TO parameters
+    factor = torch.where(_both(many.active), factor, torch.eye(size).to(factor))
+    mass = _height(many, guess.z[:, None])[:, 0] - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    each = zip(guess.z.view(starts.shape), factor.view(*starts.shape, size),
+               mass.nan_to_num(-torch.inf).view(batch, _STARTS), joint.active, strict=True)
+    centres, factors = zip(*(_weightiest(*one) for one in each), strict=True)
+    share = torch.full((batch, _PARTS), (1.0 - _PRIOR) / _PARTS, dtype=torch.double)
+    return _with_prior(torch.stack(centres), torch.stack(factors), share, joint.active)
+
+
+def _of_few_rows(joint: ModelLogJoint) -> Tensor:
+    """Where climbs (B, M, P) from draws of the prior end that see a few rows only, each of them others.
+
+    Mass may lie where no climb on all rows leads, around a few outliers for example; subsets of rows lead there
+    (elemental sets; Rousseeuw 1984).
+    """
+    dataset, generator = joint.dataset, generator_for(2)
+    z = torch.where(joint.active[:, None], joint.fixed_noise(_STARTS, 0).double(), 0.0)
+    order = torch.rand(len(dataset), _STARTS, dataset.x.shape[1], generator=generator)
+    order = torch.where(dataset.observed[:, None], order, 2.0).argsort(-1).argsort(-1)
+    few = torch.arange(_STARTS)[:, None] % _FEW_ROWS + 1
+    index = torch.arange(len(dataset)).repeat_interleave(_STARTS)
+    some = dataset[index]
+    subset = ModelLogJoint(joint.model, replace(some, observed=some.observed & (order < few).flatten(0, 1)))
+    return climb(subset, z.flatten(0, 1), _CLIMBS, _DAMPING, _DENSE_UP_TO).z.view(z.shape)
+
+
+def _weightiest(z: Tensor, factor: Tensor, mass: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+    """Centres (K, P) and factors (K, P, P) of the weightiest of M modes that are apart, over and over.
+
+    All but the first of a mode are moved by one draw of its normal, so that EM can tell them apart.
+    """
+    chosen: list[int] = []
+    for i in mass.argsort(descending=True).tolist():
+        apart = all(((z[i] - z[j]) @ factor[j]).norm() > _APART for j in chosen)
+        if apart and mass[i] >= mass.amax() + math.log(_LEAST_MASS) and len(chosen) < _PARTS:
+            chosen.append(i)
+    places = torch.tensor([chosen[i % len(chosen)] for i in range(_PARTS)])
+    again = torch.arange(_PARTS)[:, None] >= len(chosen)
+    noise = torch.randn(_PARTS, z.shape[-1], 1, generator=generator_for(1), dtype=z.dtype)
+    moved = torch.linalg.solve_triangular(factor[places].mT, noise, upper=True)[..., 0]
+    return z[places] + torch.where(again & active, moved, 0.0), factor[places]
+
+
+def _with_prior(centre: Tensor, factor: Tensor, share: Tensor, active: Tensor) -> Proposal:
+    """Of K components, the prior's being the one more."""
+    batch, _, size = centre.shape
+    return Proposal(torch.cat([centre, torch.zeros(batch, 1, size).to(centre)], 1),
+                    torch.cat([factor, torch.eye(size).to(factor).expand(batch, 1, -1, -1)], 1),
+                    torch.cat([share, torch.full((batch, 1), _PRIOR).to(share)], 1), active)
+
+
+# -- draws and weights ----------------------------------------------------------------------------
+@torch.no_grad()
+def _of_one(joint: ModelLogJoint, proposal: Proposal, quantities: Quantities, min_ess: float,
+            generator: torch.Generator) -> tuple[Moments, bool]:
+    for _ in range(_ROUNDS):
+        z, log_w = _drawn(joint, proposal, generator)
+        if _effective(log_w) > _ENOUGH * _TOGETHER:
+            break
+        proposal = _moved(proposal, z, log_w)
+    heights, values, wanted = [], [], 2 * _TOGETHER
+    while True:
+        while len(heights) * _TOGETHER < wanted:
+            z, log_w = _drawn(joint, proposal, generator)
+            heights.append(log_w[0])
+            values.append(quantities(joint.model, joint.dataset, joint.theta(z)[:, None])[0, 0])
+        moments, least = weighted_moments(torch.cat(heights), torch.cat(values))
+        # What it will take, with some to spare.
+        wanted = int(1.1 * min_ess / least * len(heights) * _TOGETHER)
+        if least >= min_ess or wanted > _MOST:
+            return moments, least >= min_ess
+
+
+def _drawn(joint: ModelLogJoint, proposal: Proposal, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """z (1, S, P) and log weights (1, S)."""
+    noise = torch.randn(_TOGETHER, proposal.centre.shape[-1], dtype=torch.double, generator=generator)
+    z, _ = proposal.draw(noise, flip(_TOGETHER, generator))
+    log_w = _height(joint, z) - proposal.log_prob(z)
+    return z, log_w.nan_to_num(-torch.inf, neginf=-torch.inf, posinf=-torch.inf)
+
+
+def _height(joint: ModelLogJoint, z: Tensor) -> Tensor:
+    """(B, S) log joint densities of theta, up to a constant those of z (B, S, P)."""
+    some = max(1, _ENTRIES // joint.dataset.x.shape[1])
+    return torch.cat([joint.model.log_joint(joint.theta(part), joint.dataset) for part in z.split(some, 1)], 1)
+
+
+def _effective(log_w: Tensor) -> float:
+    """The effective sample size of draws with log weights (1, S)."""
+    return float((2.0 * log_w.logsumexp(-1) - (2.0 * log_w).logsumexp(-1)).exp())
+
+
+def _moved(proposal: Proposal, z: Tensor, log_w: Tensor) -> Proposal:
+    """A step of EM, the prior's component excepted, on weights that are truncated (Ionides 2008)."""
+    w = (log_w - log_w.logsumexp(-1, keepdim=True)).exp().clamp(max=z.shape[1]**-0.5)
+    each = (w[..., None] * proposal.parts(z).softmax(-1))[..., :-1]  # (1, S, K)
+    share = each.sum(1)
+    each = each / share[:, None].clamp(min=1e-12)
+    centre = each.mT @ z
+    away = z[:, None] - centre[:, :, None]
+    covariance = (each.mT[..., None] * away).mT @ away
+    # A component of few draws keeps some of the shape that it had.
+    size = proposal.active.sum()
+    keep = (2.0 * size / (2.0 * size + 1.0 / each.square().sum(1)))[..., None, None]
+    covariance = torch.lerp(covariance, torch.cholesky_inverse(proposal.factor[:, :-1]), keep)
+    covariance = torch.where(_both(proposal.active)[:, None], covariance, torch.eye(z.shape[-1]).to(z))
+    factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(covariance)))
+    share = (1.0 - _PRIOR) * torch.lerp(share / share.sum(), torch.full_like(share, 1.0 / _PARTS), _EVEN)
+    return _with_prior(centre, factor, share, proposal.active)
+
+
+def _both(active: Tensor) -> Tensor:
+    """(B, P, P) bool: pairs of active parameters."""
+    return active[:, None] & active[..., None]
