@@ -199,6 +199,39 @@ def test_climbs_find_the_mode_that_q_left_out() -> None:
     torch.testing.assert_close(share, (density * (grid[..., 0] > 0)).sum(-1).double(), rtol=0, atol=0.06)
 
 
+def outlying() -> tuple[Model, Dataset, GaussianTheta]:
+    """A mixture of two whose mass is around two outliers of 24, and a q around where climbs from the prior end."""
+    model = build_model("gaussian_mixture")
+    x = torch.cat([torch.linspace(-3.5, 3.5, 20), torch.tensor([-24.0, -15.7, 20.1, 22.9])])
+    dataset = Dataset.of(x[:, None])
+    return model, dataset, GaussianTheta(torch.tensor([[-5.5, 4.4]]), torch.tensor([[0.4, 0.35]]),
+                                         model.active(dataset))
+
+
+def test_a_mode_around_outliers_is_found() -> None:
+    model, dataset, q = outlying()
+    refined = Posterior(model, dataset, q).refine()
+    assert refined.status == ("refined",)
+    assert "a mode left out" in refined.reason[0]
+    line = torch.linspace(-25.0, 25.0, 1001, dtype=torch.double)
+    grid = torch.cartesian_prod(line, line)
+    weight = model.log_joint(grid[None], dataset.double())[0].softmax(0)[:, None]
+    ordered = grid.sort(-1).values
+    mean = (weight * ordered).sum(0)
+    sd = (weight * (ordered - mean).square()).sum(0).sqrt()
+    found = refined.posterior.sample_theta(4000, 0)[0].double().sort(-1).values
+    errors = (found.mean(0) - mean) / sd
+    assert (errors.abs() < 4.0 * (1.0 / 4000 + 1.0 / float(refined.after["ess"][0])) ** 0.5).all()
+    assert mean[1] > 14.0
+
+
+def test_chains_start_in_modes_that_q_left_out() -> None:
+    model, dataset, q = outlying()
+    refined = Posterior(model, dataset, q).refine("mcmc")
+    assert refined.status == ("failed",)
+    assert "chains do not agree" in refined.reason[0]
+
+
 def test_many_chains_from_overdispersed_points_disagree_on_two_modes() -> None:
     model, dataset = squares()
     theta, log_q, _ = one_mode(model, dataset)

@@ -52,6 +52,26 @@ class Guess:
         return self.curvature.diagonal().rsqrt()
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where climbs are: B points z with all that the next step takes."""
+
+    z: Tensor
+    density: Tensor
+    score: Tensor
+    strength: Tensor
+    curvature: Curvature
+    step: Tensor
+
+    def __getitem__(self, index: Tensor) -> _Place:
+        return _Place(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    def put(self, index: Tensor, other: _Place) -> _Place:
+        moved = {name: getattr(self, name).index_copy(0, index, getattr(other, name))
+                 for name in ("z", "density", "score", "strength", "step")}
+        return _Place(curvature=self.curvature.put(index, other.curvature), **moved)
+
+
 @torch.no_grad()
 def climb(log_joint: LogJoint, z: Tensor, iterations: int, damping: float, dense_up_to: int) -> Guess:
     """Levenberg-Marquardt from z (B, P); datasets that have converged stay put.
@@ -63,23 +83,35 @@ def climb(log_joint: LogJoint, z: Tensor, iterations: int, damping: float, dense
         damping: initial damping, in units of the prior's precision; 0 is a Newton step.
         dense_up_to: see :meth:`LogJoint.curvature`.
     """
-    start, strength = z, torch.full_like(z[:, 0], damping)
     density, score = _at(log_joint, z)
-    curvature = log_joint.curvature(z[:, None], dense_up_to)
-    step = bounded(curvature.solve(score, strength))
-    for _ in range(iterations):
-        searching = (score * step).sum(-1) > _CONVERGED
+    curvature, strength = log_joint.curvature(z[:, None], dense_up_to), torch.full_like(z[:, 0], damping)
+    start = _Place(z, density, score, strength, curvature, bounded(curvature.solve(score, strength)))
+    end = _climbed(log_joint, start, iterations, dense_up_to)
+    return Guess(end.z, end.curvature, end.score, torch.zeros_like(z), end.step, end.z - z)
+
+
+def _climbed(log_joint: LogJoint, place: _Place, iterations: int, dense_up_to: int) -> _Place:
+    for left in range(iterations, 0, -1):
+        searching = (place.score * place.step).sum(-1) > _CONVERGED
         if not searching.any():
             break
-        proposed_density, proposed_score = _at(log_joint, z + step)
-        better = searching & (proposed_density > density)
-        z = torch.where(better[:, None], z + step, z)
-        score = torch.where(better[:, None], proposed_score, score)
-        density = torch.where(better, proposed_density, density)
-        strength = torch.where(better, _lowered(strength), torch.where(searching, _raised(strength), strength))
-        curvature = log_joint.curvature(z[:, None], dense_up_to)
-        step = bounded(curvature.solve(score, strength))
-    return Guess(z, curvature, score, torch.zeros_like(z), step, z - start)
+        if 2 * int(searching.sum()) <= len(searching):
+            rest = searching.nonzero()[:, 0]  # the others are there, and would cost as much
+            return place.put(rest, _climbed(log_joint[rest], place[rest], left, dense_up_to))
+        place = _next(log_joint, place, searching, dense_up_to)
+    return place
+
+
+def _next(log_joint: LogJoint, place: _Place, searching: Tensor, dense_up_to: int) -> _Place:
+    density, score = _at(log_joint, place.z + place.step)
+    better = searching & (density > place.density)
+    z = torch.where(better[:, None], place.z + place.step, place.z)
+    score = torch.where(better[:, None], score, place.score)
+    raised = torch.where(searching, _raised(place.strength), place.strength)
+    strength = torch.where(better, _lowered(place.strength), raised)
+    curvature = log_joint.curvature(z[:, None], dense_up_to)
+    step = bounded(curvature.solve(score, strength))
+    return _Place(z, torch.where(better, density, place.density), score, strength, curvature, step)
 
 
 def bounded(step: Tensor, radius: float = _TRUST_RADIUS) -> Tensor:

@@ -23,6 +23,7 @@ from posteria.models import Model
 from posteria.models.log_joint import ModelLogJoint
 from posteria.randomness import generator_for
 from posteria.refinement.proposal import Proposal, flip
+from posteria.trust.outlying import led_by_few
 from posteria.types import Dataset
 
 _STARTS, _FEW_ROWS, _CLIMBS, _DAMPING, _DENSE_UP_TO = 48, 6, 60, 1.0, 512
@@ -31,8 +32,10 @@ _STARTS, _FEW_ROWS, _CLIMBS, _DAMPING, _DENSE_UP_TO = 48, 6, 60, 1.0, 512
 _LEAST_MASS, _APART = 1e-6, 1.0
 # Components around modes; the prior's share; and what each of the others keeps of an even one.
 _PARTS, _PRIOR, _EVEN = 8, 0.1, 0.05
+# Draws are cheap, so that errors are to be half of those that are asked for.
+_SHARPER = 4.0
 # EM ends early where so many of the draws are effective. Draws come so many at a time, up to so many.
-_ROUNDS, _ENOUGH, _TOGETHER, _MOST = 8, 0.4, 2_048, 400_000
+_ROUNDS, _ENOUGH, _TOGETHER, _MOST = 8, 0.4, 2_048, 800_000
 # Draws times rows that go through the likelihood together: what a processor's cache holds.
 _ENTRIES = 2**16
 
@@ -45,7 +48,7 @@ def mixture_moments(model: Model, dataset: Dataset, quantities: Quantities, min_
         model: with a likelihood and normal priors.
         dataset: B datasets.
         quantities: functions of theta.
-        min_ess: effective draws of every mean and every sd at which a dataset has enough, see
+        min_ess: a quarter of the effective draws of every mean and every sd at which a dataset has enough, see
             :func:`posteria.bench.trust_importance.weighted_moments`.
         seed: of the draws; a dataset's own are the same in every batch, but for its place there.
 
@@ -57,7 +60,8 @@ def mixture_moments(model: Model, dataset: Dataset, quantities: Quantities, min_
         raise UnsupportedError("model: has priors that are not normal; takes one whose priors are")
     first = _around_modes(joint)
     places = torch.arange(len(dataset)).split(1)
-    found = [_of_one(joint[i], first[i], quantities, min_ess, generator_for(seed + int(i))) for i in places]
+    found = [_of_one(joint[i], first[i], quantities, _SHARPER * min_ess, generator_for(seed + int(i)))
+             for i in places]
     moments = Moments(*(torch.cat([getattr(one, name) for one, _ in found]) for name in Moments.__dataclass_fields__))
     return moments, torch.tensor([enough for _, enough in found])
 
@@ -66,15 +70,15 @@ def mixture_moments(model: Model, dataset: Dataset, quantities: Quantities, min_
 def _around_modes(joint: ModelLogJoint) -> Proposal:
     """Components around the modes of B posteriors, with their curvature; the last is the prior's."""
     batch, size = joint.active.shape
-    many = joint[torch.arange(batch).repeat_interleave(_STARTS)]
-    starts = _of_few_rows(joint)
+    starts = torch.cat([_of_few_rows(joint), led_by_few(joint.model, joint.dataset)], 1)
+    many = joint[torch.arange(batch).repeat_interleave(starts.shape[1])]
     guess = climb(many, starts.flatten(0, 1), _CLIMBS, _DAMPING, _DENSE_UP_TO)
     factor = guess.curvature.factor()
     assert factor is not None  # curvature is dense up to _DENSE_UP_TO parameters
     factor = torch.where(_both(many.active), factor, torch.eye(size).to(factor))
     mass = _height(many, guess.z[:, None])[:, 0] - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     each = zip(guess.z.view(starts.shape), factor.view(*starts.shape, size),
-               mass.nan_to_num(-torch.inf).view(batch, _STARTS), joint.active, strict=True)
+               mass.nan_to_num(-torch.inf).view(batch, -1), joint.active, strict=True)
     centres, factors = zip(*(_weightiest(*one) for one in each), strict=True)
     share = torch.full((batch, _PARTS), (1.0 - _PRIOR) / _PARTS, dtype=torch.double)
     return _with_prior(torch.stack(centres), torch.stack(factors), share, joint.active)

@@ -15,6 +15,7 @@ from torch import Tensor
 from posteria.baselines import hmc
 from posteria.metrics.convergence import ess_bulk
 from posteria.refinement.accuracy import Accuracy
+from posteria.refinement.modes import Modes
 from posteria.refinement.problem import Counted, Problem
 
 MAX_R_HAT = 1.01
@@ -86,14 +87,17 @@ class ChainRun:
         self.evaluations[index] += other.evaluations
 
 
-def overdispersed(problem: Problem, draws: Tensor) -> Tensor:
+def overdispersed(problem: Problem, draws: Tensor, modes: Modes | None = None) -> Tensor:
     """(B, 8, P) a starting point per superchain: half of q's draws (B, S, P), half draws of the prior.
 
-    The latter come in antithetic pairs, so that no side of any parameter's prior is without a chain.
+    The latter come in antithetic pairs, so that no side of any parameter's prior is without a chain. Where q has left
+    out modes, chains start in those instead.
     """
     half = _SUPERCHAINS // 2
     noise = problem.joint.fixed_noise(half // 2, _SUPERCHAINS).double()
     prior = torch.cat([noise, -noise]).expand(len(draws), -1, -1)
+    if modes is not None:
+        prior = torch.where(modes.missed[:, None, None], modes.z[:, torch.arange(half) % modes.z.shape[1]], prior)
     return torch.where(problem.active[:, None], torch.cat([draws[:, :half].double(), prior], 1), 0.0)
 
 

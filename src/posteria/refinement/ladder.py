@@ -334,7 +334,9 @@ def _sample(problem: Problem, source: Source, target: Accuracy, outcome: Outcome
     """Rung 4; where it fails, its draws are what there is."""
     part = problem[index]
     finite = source.z[index].isfinite().all(-1, keepdim=True)
-    run = run_chains(part, overdispersed(part, torch.where(finite, source.z[index], 0.0)), target, generator)
+    modes = None if outcome.modes is None else outcome.modes[index]
+    starts = overdispersed(part, torch.where(finite, source.z[index], 0.0), modes)
+    run = run_chains(part, starts, target, generator)
     outcome.spend(index, run.evaluations)
     # Evenly along all chains: neighbours are alike, so that little is lost.
     places = resample(run.z.new_ones(1, run.z.shape[1]), outcome.z.shape[1], generator)[0]

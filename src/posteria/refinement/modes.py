@@ -17,7 +17,9 @@ DENSE_UP_TO = 512
 _CLIMBS, _DAMPING, _WIDENINGS, _CANDIDATES = 60, 1.0, 4, 8
 _SEED = 7_403
 # A mode counts as missed when it holds this share of the mass, and q is this many times too low there.
-_LEAST_MASS, _LEAST_EXCESS = 0.02, 1000.0
+_LEAST_MASS, _LEAST_EXCESS = 1e-4, 1000.0
+# Modes that are kept, and how many sds apart two must be.
+_KEPT, _APART = 6, 1.0
 # A density that is a fifth too wide in every direction is too low at the centre by this much a parameter (log 1.2),
 # which weights bear: no mode is missed there if the way to it leads uphill. Points that are looked at on that way, and
 # how far it may go down, up to rounding.
@@ -33,27 +35,30 @@ def widened(problem: Problem, z: Tensor) -> Guess:
 
 @dataclass(frozen=True)
 class Modes:
-    """Where climbs from K over-dispersed points ended.
+    """The weightiest modes that climbs from over-dispersed points found.
 
     Attributes:
-        z: (B, K, P).
-        log_mass: (B, K) Laplace's estimate of the log evidence around each.
-        missed: (B,) bool, one of them holds mass that q has left out.
+        z: (B, K, P), no two alike but where there are fewer, by falling mass.
+        missed: (B,) bool, one of those found holds mass that q has left out.
     """
 
     z: Tensor
-    log_mass: Tensor
     missed: Tensor
+
+    def __getitem__(self, index: Tensor) -> Modes:
+        """Those of the chosen datasets."""
+        return Modes(self.z[index], self.missed[index])
 
 
 def missed_modes(problem: Problem, log_q: Callable[[Tensor], Tensor], log_evidence: Tensor,
                  best: Tensor | None = None, pairs: int = 2) -> Modes:
-    """Climb from draws of the prior, and compare what is found with q.
+    """Climb from draws of the prior and other points far away, and compare what is found with q.
 
     Importance weights cannot see a mode that q never visits; its height can. A mode is missed when Laplace's estimate
-    of the mass around it is 2% or more of the evidence that the weights give, while q's density there is less than a
-    thousandth of the posterior's; unless it is little less than that, for so many parameters, and there is no valley
-    between q's best draw and the mode.
+    of the mass around it is a ten thousandth or more of the evidence that the weights give (one that is far away
+    changes standard deviations with that little), while q's density there is less than a thousandth of the posterior's;
+    unless it is little less than that, for so many parameters, and there is no valley between q's best draw and the
+    mode.
 
     Args:
         problem: B posteriors.
@@ -64,6 +69,7 @@ def missed_modes(problem: Problem, log_q: Callable[[Tensor], Tensor], log_eviden
     """
     noise = problem.joint.fixed_noise(pairs, _SEED).double()
     starts = torch.where(problem.active[:, None], torch.cat([noise, -noise]), 0.0)
+    starts = starts if problem.far is None else torch.cat([starts, problem.far()], 1)
     num, size = starts.shape[1], starts.shape[-1]
     many = problem[torch.arange(len(problem)).repeat_interleave(num)]
     guess = climb(many.joint, starts.flatten(0, 1), _CLIMBS, _DAMPING, DENSE_UP_TO)
@@ -81,7 +87,23 @@ def missed_modes(problem: Problem, log_q: Callable[[Tensor], Tensor], log_eviden
     if best is not None and len(doubtful):
         uphill = _uphill(problem[doubtful], best[doubtful], z[doubtful])
         missed[doubtful] &= ~(bearable[doubtful] & uphill)
-    return Modes(z, log_mass, missed.any(-1))
+    kept = _weightiest(problem, z, log_mass, None if factor is None else factor.unflatten(0, (-1, num)))
+    return Modes(kept, missed.any(-1))
+
+
+def _weightiest(problem: Problem, z: Tensor, log_mass: Tensor, factor: Tensor | None) -> Tensor:
+    """(B, K, P) of the modes z (B, M, P), those of most mass that are not another's relabelling."""
+    if factor is None:
+        return z[:, :_KEPT]
+    rows, kept, log_mass = torch.arange(len(z)), [], log_mass.nan_to_num(-torch.inf)
+    first, left = z[rows, log_mass.argmax(-1)], log_mass
+    images = z[None] if problem.permutations is None else torch.stack([z[..., image] for image in problem.permutations])
+    for _ in range(min(_KEPT, z.shape[1])):
+        best = left.argmax(-1)
+        kept.append(torch.where(left.amax(-1, keepdim=True) > -torch.inf, z[rows, best], first))
+        away = ((images - z[rows, best][:, None]) @ factor[rows, best]).norm(dim=-1).amin(0)
+        left = left.masked_fill(away < _APART, -torch.inf).scatter(-1, best[:, None], -torch.inf)
+    return torch.stack(kept, 1)
 
 
 def _uphill(problem: Problem, start: Tensor, ends: Tensor) -> Tensor:

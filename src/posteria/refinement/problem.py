@@ -17,19 +17,31 @@ class Counted:
     """A log joint that counts its evaluations; implements :class:`posteria.types.LogJoint`.
 
     Attributes:
-        evaluations: points per dataset at which density, score or curvature were asked for.
+        evaluations: points per dataset at which density, score or curvature were asked for; those of some of the
+            datasets count as if they were of all.
     """
 
-    def __init__(self, joint: LogJoint):
-        self._joint, self.evaluations = joint, 0
+    def __init__(self, joint: LogJoint, whole: Counted | None = None):
+        self._joint, self._whole, self._own = joint, whole, 0
         self.location, self.scale, self.active = joint.location, joint.scale, joint.active
         self.roles: Tensor = joint.roles
         self.groups: Mapping[str, Tensor] = joint.groups
         self.dataset: Dataset = joint.dataset
 
     def __getitem__(self, index: Tensor) -> Counted:
-        """That of the chosen datasets, counted anew."""
-        return Counted(self._joint[index])
+        """That of the chosen datasets; what it is asked counts here."""
+        return Counted(self._joint[index], self._whole or self)
+
+    @property
+    def evaluations(self) -> int:
+        return self._own if self._whole is None else self._whole.evaluations
+
+    @evaluations.setter
+    def evaluations(self, number: int) -> None:
+        if self._whole is None:
+            self._own = number
+        else:
+            self._whole.evaluations = number
 
     def score(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`posteria.types.LogJoint.score`."""
@@ -115,6 +127,7 @@ class Problem:
             trajectories of chains.
         row_block: how many datasets go through a processor together in chains.
         nesting: for models that declare hyperparameters, or None.
+        far: () -> (B, M, P) points from which modes are looked for, beside draws of the prior; None for none.
     """
 
     joint: LogJoint
@@ -127,6 +140,7 @@ class Problem:
     steer: Callable[[Tensor], Tensor] | None = None
     row_block: int = 32
     nesting: Nesting | None = None
+    far: Callable[[], Tensor] | None = None
 
     @property
     def active(self) -> Tensor:

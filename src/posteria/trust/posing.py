@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from posteria.models.whitened import Whitened, whitened
 from posteria.randomness import generator_for
 from posteria.refinement import Problem, Source
 from posteria.trust.nesting import nesting_of
+from posteria.trust.outlying import led_by_few
 from posteria.types import Dataset, ThetaDistribution
 
 # Likelihood terms (datasets, draws, rows) that are computed at once.
@@ -55,8 +57,9 @@ def problem_of(model: Model, dataset: Dataset, whiten: bool = True) -> Problem:
     else:
         quantities, counted = view.predictions, view.rows_mask
     block = max(1, _CHAIN_ROWS // (_CHAINS * dataset.x.shape[1]))
+    far = None if permutations is None else partial(led_by_few, model, dataset)
     return Problem(joint, view.density, quantities, counted, lambda index: problem_of(original, dataset[index], whiten),
-                   permutations, listed, plain.steer, block, nesting_of(model, wide, joint))
+                   permutations, listed, plain.steer, block, nesting_of(model, wide, joint), far)
 
 
 def relabellings(model: Model, joint: ModelLogJoint) -> Tensor | None:
