@@ -18,12 +18,13 @@ from torch import Tensor
 from posteria.ascent import climb
 from posteria.bench.samplers import Moments, Quantities
 from posteria.bench.trust_importance import weighted_moments
-from posteria.errors import UnsupportedError
 from posteria.models import Model
 from posteria.models.log_joint import ModelLogJoint
 from posteria.randomness import generator_for
+from posteria.refinement.problem import Problem
 from posteria.refinement.proposal import Proposal, flip
 from posteria.trust.outlying import led_by_few
+from posteria.trust.posing import problem_of, to_theta
 from posteria.types import Dataset
 
 _STARTS, _FEW_ROWS, _CLIMBS, _DAMPING, _DENSE_UP_TO = 48, 6, 60, 1.0, 512
@@ -45,43 +46,40 @@ def mixture_moments(model: Model, dataset: Dataset, quantities: Quantities, min_
     """Means and sds (B, Q) of quantities of theta, and whether (B,) they rest on enough effective draws.
 
     Args:
-        model: with a likelihood and normal priors.
+        model: with a likelihood.
         dataset: B datasets.
         quantities: functions of theta.
         min_ess: a quarter of the effective draws of every mean and every sd at which a dataset has enough, see
             :func:`posteria.bench.trust_importance.weighted_moments`.
         seed: of the draws; a dataset's own are the same in every batch, but for its place there.
-
-    Raises:
-        UnsupportedError: a model with other priors.
     """
-    joint = ModelLogJoint(model, dataset.double())
-    if not joint.layout.has_normal_prior:
-        raise UnsupportedError("model: has priors that are not normal; takes one whose priors are")
-    first = _around_modes(joint)
+    problem = problem_of(model, dataset)
+    first = _around_modes(problem)
     places = torch.arange(len(dataset)).split(1)
-    found = [_of_one(joint[i], first[i], quantities, _SHARPER * min_ess, generator_for(seed + int(i)))
+    found = [_of_one(model, problem[i], first[i], quantities, _SHARPER * min_ess, generator_for(seed + int(i)))
              for i in places]
     moments = Moments(*(torch.cat([getattr(one, name) for one, _ in found]) for name in Moments.__dataclass_fields__))
     return moments, torch.tensor([enough for _, enough in found])
 
 
 # -- where to begin -------------------------------------------------------------------------------
-def _around_modes(joint: ModelLogJoint) -> Proposal:
+def _around_modes(problem: Problem) -> Proposal:
     """Components around the modes of B posteriors, with their curvature; the last is the prior's."""
-    batch, size = joint.active.shape
+    batch, size = problem.active.shape
+    joint = problem.joint
+    assert isinstance(joint, ModelLogJoint)  # of a model
     starts = torch.cat([_of_few_rows(joint), led_by_few(joint.model, joint.dataset)], 1)
-    many = joint[torch.arange(batch).repeat_interleave(starts.shape[1])]
-    guess = climb(many, starts.flatten(0, 1), _CLIMBS, _DAMPING, _DENSE_UP_TO)
+    many = problem[torch.arange(batch).repeat_interleave(starts.shape[1])]
+    guess = climb(many.joint, starts.flatten(0, 1), _CLIMBS, _DAMPING, _DENSE_UP_TO)
     factor = guess.curvature.factor()
     assert factor is not None  # curvature is dense up to _DENSE_UP_TO parameters
     factor = torch.where(_both(many.active), factor, torch.eye(size).to(factor))
     mass = _height(many, guess.z[:, None])[:, 0] - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     each = zip(guess.z.view(starts.shape), factor.view(*starts.shape, size),
-               mass.nan_to_num(-torch.inf).view(batch, -1), joint.active, strict=True)
+               mass.nan_to_num(-torch.inf).view(batch, -1), problem.active, strict=True)
     centres, factors = zip(*(_weightiest(*one) for one in each), strict=True)
     share = torch.full((batch, _PARTS), (1.0 - _PRIOR) / _PARTS, dtype=torch.double)
-    return _with_prior(torch.stack(centres), torch.stack(factors), share, joint.active)
+    return _with_prior(torch.stack(centres), torch.stack(factors), share, problem.active)
 
 
 def _of_few_rows(joint: ModelLogJoint) -> Tensor:
@@ -92,7 +90,7 @@ def _of_few_rows(joint: ModelLogJoint) -> Tensor:
     """
     dataset, generator = joint.dataset, generator_for(2)
     z = torch.where(joint.active[:, None], joint.fixed_noise(_STARTS, 0).double(), 0.0)
-    order = torch.rand(len(dataset), _STARTS, dataset.x.shape[1], generator=generator)
+    order = torch.rand(_STARTS, dataset.x.shape[1], generator=generator)
     order = torch.where(dataset.observed[:, None], order, 2.0).argsort(-1).argsort(-1)
     few = torch.arange(_STARTS)[:, None] % _FEW_ROWS + 1
     index = torch.arange(len(dataset)).repeat_interleave(_STARTS)
@@ -128,19 +126,19 @@ def _with_prior(centre: Tensor, factor: Tensor, share: Tensor, active: Tensor) -
 
 # -- draws and weights ----------------------------------------------------------------------------
 @torch.no_grad()
-def _of_one(joint: ModelLogJoint, proposal: Proposal, quantities: Quantities, min_ess: float,
+def _of_one(model: Model, problem: Problem, proposal: Proposal, quantities: Quantities, min_ess: float,
             generator: torch.Generator) -> tuple[Moments, bool]:
     for _ in range(_ROUNDS):
-        z, log_w = _drawn(joint, proposal, generator)
+        z, log_w = _drawn(problem, proposal, generator)
         if _effective(log_w) > _ENOUGH * _TOGETHER:
             break
         proposal = _moved(proposal, z, log_w)
     heights, values, wanted = [], [], 2 * _TOGETHER
     while True:
         while len(heights) * _TOGETHER < wanted:
-            z, log_w = _drawn(joint, proposal, generator)
+            z, log_w = _drawn(problem, proposal, generator)
             heights.append(log_w[0])
-            values.append(quantities(joint.model, joint.dataset, joint.theta(z)[:, None])[0, 0])
+            values.append(quantities(model, problem.joint.dataset, to_theta(problem, z)[:, None])[0, 0])
         moments, least = weighted_moments(torch.cat(heights), torch.cat(values))
         # What it will take, with some to spare.
         wanted = int(1.1 * min_ess / least * len(heights) * _TOGETHER)
@@ -148,18 +146,18 @@ def _of_one(joint: ModelLogJoint, proposal: Proposal, quantities: Quantities, mi
             return moments, least >= min_ess
 
 
-def _drawn(joint: ModelLogJoint, proposal: Proposal, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _drawn(problem: Problem, proposal: Proposal, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """z (1, S, P) and log weights (1, S)."""
     noise = torch.randn(_TOGETHER, proposal.centre.shape[-1], dtype=torch.double, generator=generator)
     z, _ = proposal.draw(noise, flip(_TOGETHER, generator))
-    log_w = _height(joint, z) - proposal.log_prob(z)
+    log_w = _height(problem, z) - proposal.log_prob(z)
     return z, log_w.nan_to_num(-torch.inf, neginf=-torch.inf, posinf=-torch.inf)
 
 
-def _height(joint: ModelLogJoint, z: Tensor) -> Tensor:
-    """(B, S) log joint densities of theta, up to a constant those of z (B, S, P)."""
-    some = max(1, _ENTRIES // joint.dataset.x.shape[1])
-    return torch.cat([joint.model.log_joint(joint.theta(part), joint.dataset) for part in z.split(some, 1)], 1)
+def _height(problem: Problem, z: Tensor) -> Tensor:
+    """(B, S) log joint densities of z (B, S, P)."""
+    some = max(1, _ENTRIES // problem.joint.dataset.x.shape[1])
+    return torch.cat([problem.density(part) for part in z.split(some, 1)], 1)
 
 
 def _effective(log_w: Tensor) -> float:
