@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import Normal
@@ -143,3 +144,19 @@ def test_resampling_keeps_the_weights() -> None:
     weights = torch.tensor([[0.1, 0.2, 0.0, 0.7]])
     counts = resample(weights, 1000, generator_for(0))[0].bincount(minlength=4)
     assert (counts - 1000 * weights[0]).abs().max() <= 1
+
+
+@pytest.mark.parametrize("degrees", [3.0, 5.0])
+def test_the_tail_of_weighted_squares(degrees: float) -> None:
+    """Squares of Student's t have the tail index 2 / degrees, whatever their light weights; those of a normal none."""
+    num, generator = 40_000, np.random.default_rng(0)
+    heavy, light = generator.standard_t(degrees, num), generator.standard_normal(num)
+    values = torch.from_numpy(np.stack([light, heavy, 1e6 * generator.standard_t(1.0, num)], -1))[None]
+    weights = Weights.of(torch.from_numpy(0.1 * generator.standard_normal(num))[None], torch.zeros(1, num))
+    k = weights.spread_k(values, torch.tensor([[True, True, False]]))
+    error = (1.0 + 2.0 / degrees) / (3.0 * num**0.5) ** 0.5
+    assert abs(float(k) - 2.0 / degrees) < 4.0 * error
+    assert weights.spread_k(values, torch.tensor([[True, False, False]])) < 0.3
+    equal = Weights.of(torch.zeros(1, num), torch.zeros(1, num))
+    assert equal.spread_k(values, torch.ones(1, 3, dtype=torch.bool)) == 0.0
+    assert weights.spread_k(torch.ones(1, num, 1), torch.ones(1, 1, dtype=torch.bool)) == 0.0

@@ -188,10 +188,12 @@ def _keep_own(problem: Problem, source: Source, target: Accuracy, outcome: Outco
     if weights is None:
         outcome.say(index, ["q has no density"] * len(index))
         return index
-    change = Change.of(problem.values(source.z), weights.weights)
+    values = problem.values(source.z)
+    change = Change.of(values, weights.weights)
     seen = _unseen(outcome)
     good = weights.reliable & (weights.ess >= LEAST_ESS) & ~seen
     passed = good & change.passes(target, problem.counted) & allowed
+    passed[passed.clone()] &= _sound_spread(weights[passed], values[passed], problem.counted[passed])
     outcome.settle(index[passed], AMORTIZED, pareto_k=weights.pareto_k[passed], ess=weights.ess[passed],
                    log_evidence=weights.log_evidence[passed])
     shift = torch.where(problem.counted, change.shift.abs(), 0.0).amax(-1)
@@ -238,10 +240,13 @@ def _reweight_part(problem: Problem, source: Source, target: Accuracy, outcome: 
     while len(tried):
         now = Weights.of(log_joint, log_q)
         effort = Moments.of(values, now.weights).effort(target, part.counted)
-        done = now.reliable & (effort <= 1.0) & (now.ess >= LEAST_ESS)
+        enough = now.reliable & (effort <= 1.0) & (now.ess >= LEAST_ESS)
+        done = enough.clone()
+        done[enough] = _sound_spread(now[enough], values[enough], part.counted[enough])
         _settle_weighted(outcome, tried[done], REWEIGHTED, z[done], now[done], generator)
-        # What is out of reach with the most draws is left to the next rung.
-        affordable = effort * z.shape[1] <= most * source.z.shape[1]
+        _say_unsound(outcome, tried[enough & ~done])
+        # What is out of reach with the most draws is left to the next rung, and so is what has too heavy a tail for q.
+        affordable = ~enough & (effort * z.shape[1] <= most * source.z.shape[1])
         going = ~done & torch.where(now.reliable, affordable, now.pareto_k < limit)
         rest.append(tried[~done & ~going])
         tried, batches = tried[going], z.shape[1] // source.z.shape[1]
@@ -255,6 +260,15 @@ def _reweight_part(problem: Problem, source: Source, target: Accuracy, outcome: 
         outcome.spend(tried, new_z.shape[1])
         z, log_q, log_joint, values = (torch.cat(both, 1) for both in zip(known, fresh, strict=True))
     return torch.cat([*rest, tried])
+
+
+def _sound_spread(weights: Weights, values: Tensor, counted: Tensor) -> Tensor:
+    """(B,) bool: no sd rests on squares whose weighted tail is too heavy."""
+    return weights.spread_k(values, counted) < MAX_PARETO_K
+
+
+def _say_unsound(outcome: Outcome, index: Tensor) -> None:
+    outcome.say(index, ["sds rest on the tails of q's weights"] * len(index), before=True)
 
 
 def _most_effort(problem: Problem, source: Source) -> int:

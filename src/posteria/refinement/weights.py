@@ -19,6 +19,8 @@ _EQUAL = 1e-3
 # whatever shape weighs nothing then.
 _EQUAL_ENOUGH, _MOST_OF_EQUAL = 0.01, 2.0
 _LEAST_DRAWS = 25
+# Quantities that change by less than this share of their size are constants.
+_TINY, _CONSTANT = 1e-300, 1e-9
 # k-hat below which weights can be relied on, given enough draws.
 MAX_PARETO_K = 0.7
 
@@ -88,6 +90,27 @@ class Weights:
     def relative_ess(self) -> Tensor:
         """(B,) effective share of the draws."""
         return self.ess / self.weights.shape[1]
+
+    def spread_k(self, values: Tensor, counted: Tensor) -> Tensor:
+        """(B,) k-hat of weights times squared distances from the mean, the largest over quantities.
+
+        Standard deviations can be relied on below 0.7, as means where k-hat itself is: a weighted square may have a
+        heavier tail than its weight, and then a sd is too small without any sign of it in the draws (section 3.3 of the
+        paper: k-hat of the function whose expectation is asked for). 0 where the weights are equal.
+
+        Args:
+            values: (B, S, Q) quantities of the draws.
+            counted: (B, Q) bool, which are asked for.
+        """
+        found = torch.zeros(len(values), dtype=torch.double)
+        for i in (self.pareto_k != 0.0).nonzero()[:, 0].tolist():
+            asked, w = values[i][:, counted[i]].double(), self.weights[i].double()
+            squares = (asked - w @ asked).square()
+            changing = squares[:, squares.amax(0) > (_CONSTANT * asked.abs().amax(0)).square()]
+            if changing.shape[1]:
+                tails = (w[:, None] * changing).clamp(min=_TINY).log().T.contiguous()
+                found[i] = float(np.max(load_arviz().psislw(tails.cpu().numpy())[1]))
+        return found
 
     def __getitem__(self, index: Tensor) -> Weights:
         """Those of the chosen datasets."""
