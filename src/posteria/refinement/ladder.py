@@ -300,9 +300,11 @@ def _refine(problem: Problem, source: Source, target: Accuracy, outcome: Outcome
             generator: torch.Generator) -> Tensor:
     """Rung 3, apart for the datasets with modes that q has left out: their proposals have more components."""
     unseen = _unseen(outcome)[index]
+    # q's mean is no place to start from where q contains all labellings.
+    several = unseen | (problem.permutations is not None)
     rest = []
     block = max(1, _MOST_ENTRIES // source.z.shape[-1])
-    for group, modes in ((index[~unseen], None), (index[unseen], outcome.modes)):
+    for group, modes in ((index[~several], None), (index[several], outcome.modes)):
         for part in group.split(block) if len(group) else ():
             rest.append(_refine_part(problem[part], source.z[part], None if modes is None else modes.z[part], target,
                                      outcome, part, generator))
