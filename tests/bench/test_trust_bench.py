@@ -134,7 +134,7 @@ def test_weighted_draws_of_the_prior_have_the_moments_of_quadrature() -> None:
     """A line with the noise inferred: given the noise its posterior is normal, and the noise is one number."""
     model = build_model("linear_regression", noise="inferred")
     dataset = draw_shifted(model, 1, SHIFTS["n_8"], 3)
-    moments, enough = importance_moments(model, dataset, parameters, 4000.0)
+    moments, enough, _ = importance_moments(model, dataset, parameters, 4000.0)
     assert enough.all()
     exact = _by_quadrature(model, dataset.double())
     found = Moments(*(getattr(moments, name)[:, :2] for name in Moments.__dataclass_fields__))
@@ -163,7 +163,7 @@ def test_where_weights_of_the_prior_are_too_few_chains_take_over() -> None:
     model = build_model("linear_regression", noise="inferred")
     dataset = draw_shifted(model, 1, SHIFTS["n_8"], 1)
     chains = {"num_chains": 4, "num_samples": 500, "rounds": 1}
-    moments, enough = importance_moments(model, dataset, parameters, 1e6)  # more than all draws there may be
+    moments, enough, _ = importance_moments(model, dataset, parameters, 1e6)  # more than all draws there may be
     assert not enough.any()
     long = reference_of(model, dataset, parameters, chains, 1e6)
     mixed = reference_of(model, dataset, parameters, chains, 1e6, weighted="importance")
@@ -183,7 +183,7 @@ def test_weighted_draws_of_mixtures_have_the_moments_of_quadrature(model: Model,
     few = slice(0, 24)
     dataset = replace(whole, x=whole.x[:, few], y=None if whole.y is None else whole.y[:, few],
                       observed=whole.observed[:, few])
-    moments, enough = mixture_moments(model, dataset, quantities, 4000.0)
+    moments, enough, _ = mixture_moments(model, dataset, quantities, 4000.0)
     assert enough.all()
     assert ((moments.mean_error / moments.sd) < 4000.0**-0.5).all()
     compared = compare_moments(moments, _on_a_grid(model, dataset, quantities))
@@ -215,10 +215,24 @@ def test_a_mode_without_a_component_is_found_or_shows(monkeypatch: pytest.Monkey
     dataset = draw_shifted(model, 1, SHIFTS["in_distribution"], 8)
     for name in ("_of_few_rows", "led_by_few"):
         monkeypatch.setattr(trust_mixtures, name, lambda *_: torch.tensor([-1.0, 1.0]).double().expand(8, 20, -1))
-    moments, enough = mixture_moments(model, dataset, parameters, 2000.0)
+    moments, enough, _ = mixture_moments(model, dataset, parameters, 2000.0)
     symmetric = (moments.mean[:, 0] - moments.mean[:, 1]).abs() < 5.0 * moments.mean_error.sum(-1)
     assert (symmetric | ~enough).all()
     assert symmetric.any()
+
+
+def test_a_reference_that_left_a_mode_out_is_none() -> None:
+    model = build_model("gaussian_mixture")
+    dataset = draw_shifted(model, 1, SHIFTS["in_distribution"], 2)
+    reference = reference_of(model, dataset, in_order, {}, 500.0, weighted="mixtures")
+    assert reference.usable.all()
+    assert reference.highest is not None
+    answer = Posterior(model, dataset, Empirical(reference.moments.mean[:, None].float(), model.active(dataset)))
+    assert reference.beside(answer, 1).usable.all()
+    lower = replace(reference, highest=reference.highest - torch.tensor([0.0, 5.0]))
+    assert lower.beside(answer, 1).usable.tolist() == [True, False]
+    exact = replace(reference, highest=None)
+    assert exact.beside(answer, 1) is exact
 
 
 def test_what_chance_may_add_is_allowed_for_apart() -> None:

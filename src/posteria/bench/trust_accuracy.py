@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from posteria.metrics.convergence import Convergence
 from posteria.models import Model
 from posteria.posterior import Posterior
 from posteria.reference import run_baseline
+from posteria.trust.posing import problem_of, to_z
 from posteria.types import Dataset
 
 MOST_MEAN_ERROR, LEAST_SD_RATIO, MOST_SD_RATIO = 0.1, 0.9, 1.1
@@ -26,6 +27,8 @@ _ALLOWED_ERRORS = 3.0
 _MAX_R_HAT = 1.01
 # Datasets whose reference chains run together: bounds memory.
 _TOGETHER = 64
+# Nats by which the highest of an answer's draws may be above the highest of a reference's.
+_MOST_ABOVE = 3.0
 # Weighted draws that may come before chains; see the modules for what they take.
 WEIGHTED = {"importance": importance_moments, "mixtures": mixture_moments}
 
@@ -38,11 +41,22 @@ class Reference:
         moments: means and sds (B, Q) with their Monte Carlo errors.
         usable: (B,) bool: exact, or chains that converged.
         exact: not from chains.
+        highest: (B,) log density of the highest of weighted draws, in prior-whitened parameters; infinite where no mode
+            can be left out, None for references of other kinds.
     """
 
     moments: Moments
     usable: Tensor
     exact: bool
+    highest: Tensor | None = None
+
+    def beside(self, answer: Posterior, num_draws: int) -> Reference:
+        """The same, but for datasets where some draw of the answer is far higher: it has left a mode out there."""
+        if self.highest is None:
+            return self
+        problem = problem_of(answer.model, answer.dataset)
+        height = problem.density(to_z(problem, answer.sample_theta(num_draws, 0)))
+        return replace(self, usable=self.usable & (height.amax(-1) <= self.highest + _MOST_ABOVE))
 
 
 def reference_of(model: Model, dataset: Dataset, quantities: Quantities, chains: Mapping[str, Any],
@@ -78,15 +92,18 @@ def reference_of(model: Model, dataset: Dataset, quantities: Quantities, chains:
 
 def _from_weighted(model: Model, dataset: Dataset, quantities: Quantities, chains: Mapping[str, Any], min_ess: float,
                    seed: int, weighted: str) -> Reference:
-    """By weighted draws, and by chains where too few of those are effective."""
-    moments, usable = WEIGHTED[weighted](model, dataset, quantities, min_ess, seed)
-    rest = (~usable).nonzero()[:, 0]
+    """By weighted draws, and by chains where too few of those are effective, unless they look for modes themselves.
+
+    Chains that sit in one mode of several, all of them, would pass for a reference.
+    """
+    moments, usable, highest = WEIGHTED[weighted](model, dataset, quantities, min_ess, seed)
+    rest = (~usable & highest.isinf()).nonzero()[:, 0]
     if len(rest):
         other = reference_of(model, dataset[rest], quantities, chains, min_ess, seed)
         usable[rest] = other.usable
         for name in Moments.__dataclass_fields__:
             getattr(moments, name)[rest] = getattr(other.moments, name)
-    return Reference(moments, usable, False)
+    return Reference(moments, usable, False, highest)
 
 
 def _from_chains(model: Model, dataset: Dataset, quantities: Quantities, chains: Mapping[str, Any], min_ess: float,

@@ -213,6 +213,7 @@ def _measured(estimator: Estimator, rows: Dataset, case: TrustCase, sizes: Sizes
     seconds = (time.perf_counter() - began) / len(rows)
     reference = reference_of(estimator.model, rows, case.quantities, sizes.chains, sizes.min_ess,
                              seed + first if weighted else seed, weighted)
+    reference = reference.beside(refined.posterior, sizes.num_draws)
     compare = partial(errors_of, reference=reference, quantities=case.quantities, num_draws=sizes.num_draws)
     return _columns(refined, reference, compare(refined.posterior), compare(own), seconds)
 

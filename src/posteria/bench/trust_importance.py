@@ -21,8 +21,9 @@ _TOGETHER, _FIRST, _MOST = 2_000, 8_000, 1_000_000
 
 
 def importance_moments(model: Model, dataset: Dataset, quantities: Quantities, min_ess: float, seed: int = 0) -> (
-        tuple[Moments, Tensor]):
-    """Means and sds (B, Q) of quantities of theta, and whether (B,) they rest on enough effective draws.
+        tuple[Moments, Tensor, Tensor]):
+    """Means and sds (B, Q) of quantities of theta, whether (B,) they rest on enough effective draws, and infinity (B,):
+    no mode is left out, however high.
 
     Effective draws of a mean are variance over squared standard error, of a sd half its square over the same.
 
@@ -40,7 +41,7 @@ def importance_moments(model: Model, dataset: Dataset, quantities: Quantities, m
     found = [_of_one(model, dataset[torch.tensor([i])].double(), quantities, min_ess, seed + i)
              for i in range(len(dataset))]
     moments = Moments(*(torch.cat([getattr(one, name) for one, _ in found]) for name in Moments.__dataclass_fields__))
-    return moments, torch.tensor([enough for _, enough in found])
+    return moments, torch.tensor([enough for _, enough in found]), torch.full((len(found),), torch.inf)
 
 
 @torch.no_grad()

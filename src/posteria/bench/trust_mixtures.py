@@ -42,8 +42,9 @@ _ENTRIES = 2**16
 
 
 def mixture_moments(model: Model, dataset: Dataset, quantities: Quantities, min_ess: float, seed: int = 0) -> (
-        tuple[Moments, Tensor]):
-    """Means and sds (B, Q) of quantities of theta, and whether (B,) they rest on enough effective draws.
+        tuple[Moments, Tensor, Tensor]):
+    """Means and sds (B, Q) of quantities of theta, whether (B,) they rest on enough effective draws, and the log
+    density (B,) of the highest draw in prior-whitened parameters.
 
     Args:
         model: with a likelihood.
@@ -58,8 +59,9 @@ def mixture_moments(model: Model, dataset: Dataset, quantities: Quantities, min_
     places = torch.arange(len(dataset)).split(1)
     found = [_of_one(model, problem[i], first[i], quantities, _SHARPER * min_ess, generator_for(seed + int(i)))
              for i in places]
-    moments = Moments(*(torch.cat([getattr(one, name) for one, _ in found]) for name in Moments.__dataclass_fields__))
-    return moments, torch.tensor([enough for _, enough in found])
+    moments = Moments(*(torch.cat([getattr(one, name) for one, *_ in found]) for name in Moments.__dataclass_fields__))
+    enough, highest = (torch.tensor(figures) for figures in list(zip(*found, strict=True))[1:])
+    return moments, enough, highest
 
 
 # -- where to begin -------------------------------------------------------------------------------
@@ -127,31 +129,32 @@ def _with_prior(centre: Tensor, factor: Tensor, share: Tensor, active: Tensor) -
 # -- draws and weights ----------------------------------------------------------------------------
 @torch.no_grad()
 def _of_one(model: Model, problem: Problem, proposal: Proposal, quantities: Quantities, min_ess: float,
-            generator: torch.Generator) -> tuple[Moments, bool]:
+            generator: torch.Generator) -> tuple[Moments, bool, float]:
     for _ in range(_ROUNDS):
-        z, log_w = _drawn(problem, proposal, generator)
+        z, log_w, _ = _drawn(problem, proposal, generator)
         if _effective(log_w) > _ENOUGH * _TOGETHER:
             break
         proposal = _moved(proposal, z, log_w)
-    heights, values, wanted = [], [], 2 * _TOGETHER
+    heights, values, wanted, highest = [], [], 2 * _TOGETHER, -math.inf
     while True:
         while len(heights) * _TOGETHER < wanted:
-            z, log_w = _drawn(problem, proposal, generator)
+            z, log_w, top = _drawn(problem, proposal, generator)
             heights.append(log_w[0])
+            highest = max(highest, top)
             values.append(quantities(model, problem.joint.dataset, to_theta(problem, z)[:, None])[0, 0])
         moments, least = weighted_moments(torch.cat(heights), torch.cat(values))
         # What it will take, with some to spare.
         wanted = int(1.1 * min_ess / least * len(heights) * _TOGETHER)
         if least >= min_ess or wanted > _MOST:
-            return moments, least >= min_ess
+            return moments, least >= min_ess, highest
 
 
-def _drawn(problem: Problem, proposal: Proposal, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """z (1, S, P) and log weights (1, S)."""
+def _drawn(problem: Problem, proposal: Proposal, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
+    """z (1, S, P), log weights (1, S), and the highest log joint density."""
     noise = torch.randn(_TOGETHER, proposal.centre.shape[-1], dtype=torch.double, generator=generator)
     z, _ = proposal.draw(noise, flip(_TOGETHER, generator))
-    log_w = _height(problem, z) - proposal.log_prob(z)
-    return z, log_w.nan_to_num(-torch.inf, neginf=-torch.inf, posinf=-torch.inf)
+    height = _height(problem, z).nan_to_num(-torch.inf, neginf=-torch.inf, posinf=-torch.inf)
+    return z, height - proposal.log_prob(z), float(height.amax())
 
 
 def _height(problem: Problem, z: Tensor) -> Tensor:
