@@ -49,7 +49,7 @@ class GaussianJoint:
     def fixed_noise(self, num: int, seed: int) -> Tensor:
         return torch.zeros(num, self.mean.shape[1])
 
-    def subset(self, index: Tensor) -> GaussianJoint:
+    def __getitem__(self, index: Tensor) -> GaussianJoint:
         return GaussianJoint(self.mean[index], self.covariance[index], self.active[index], self.wall)
 
     def draws(self, num: int, generator: torch.Generator) -> Tensor:

@@ -109,7 +109,7 @@ def test_datasets_with_fewer_steps_stop_early(generator: torch.Generator) -> Non
     step = torch.full((2,), 0.3, dtype=torch.float64)
     both, _ = leapfrog(joint, _metric(joint, True), point, momentum, step, torch.tensor([2, 6]))
     for i, steps in enumerate((2, 6)):
-        alone = joint.subset(torch.tensor([i]))
+        alone = joint[torch.tensor([i])]
         place = Point(*(t[i:i + 1] for t in (point.z, point.log_density, point.score)))
         end, _ = leapfrog(alone, _metric(alone, True), place, momentum[i:i + 1], step[:1], torch.tensor([steps]))
         torch.testing.assert_close(both.z[i], end.z[0])

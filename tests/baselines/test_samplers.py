@@ -46,7 +46,7 @@ def drawn(build: Build, joint: GaussianJoint, chains: int = 16, samples: int = 2
           diagnose: bool = True) -> Draws:
     generator = torch.Generator().manual_seed(seed)
     z = torch.randn(len(joint.mean), chains, joint.mean.shape[1], generator=generator, dtype=torch.float64)
-    return run(lambda index, longer: build(joint.subset(index)), z, joint.active, generator, Budget(samples),
+    return run(lambda index, longer: build(joint[index]), z, joint.active, generator, Budget(samples),
                diagnose)
 
 
@@ -82,7 +82,7 @@ def test_seeds_repeat(name: str) -> None:
 @pytest.mark.parametrize("name", ["hmc", "chees", "mala"])
 def test_a_dataset_alone_has_the_same_posterior(name: str) -> None:
     joint = correlated()
-    alone = joint.subset(torch.tensor([1]))
+    alone = joint[torch.tensor([1])]
     together, single = drawn(EXACT[name], joint), drawn(EXACT[name], alone, seed=5)
     assert errors_in_se(together, joint).max() < 4.0
     assert errors_in_se(single, alone).max() < 4.0
@@ -128,7 +128,7 @@ def test_falling_steps_are_geometric() -> None:
 def test_the_prior_is_where_chains_start(generator: torch.Generator) -> None:
     joint = correlated()
     z = joint.draws(7, generator)
-    draws = run(lambda index, longer: prior.build(joint.subset(index)), z, joint.active, generator, Budget(1), False)
+    draws = run(lambda index, longer: prior.build(joint[index]), z, joint.active, generator, Budget(1), False)
     torch.testing.assert_close(draws.z[:, :, 0], z, rtol=0, atol=0)
     assert draws.convergence is None
 
