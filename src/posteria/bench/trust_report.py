@@ -153,13 +153,10 @@ def _on_broken(results: Sequence[Result]) -> list[Verdict]:
     found = []
     for name, fault in FAULTS.items():
         result = known.get(name)
-        if fault.blind_spot:
-            goal, wanted = f"The documented blind spot: {fault.title}, passes the ladder unseen", 0.0
-        else:
-            goal, wanted = f"Caught: a posterior that is {fault.title}", 1.0
         share = math.nan if result is None else _figure("caught")(result)
-        reached = None if math.isnan(share) else share == wanted
-        found.append(Verdict(goal, reached, 0, "" if result is None else f"{share:.0%} caught."))
+        reached = None if math.isnan(share) else share == 1.0
+        found.append(Verdict(f"Caught: a posterior that is {fault.title}", reached, 0,
+                             "" if result is None else f"{share:.0%} caught."))
     return found
 
 

@@ -7,7 +7,7 @@ model. :mod:`posteria.trust` puts models and posteriors on it.
 from posteria.refinement.accuracy import Accuracy, Change, Moments
 from posteria.refinement.chains import nested_r_hat, run_chains
 from posteria.refinement.ladder import METHODS, STATUSES, Outcome, Source, climb_ladder
-from posteria.refinement.modes import missed_modes
+from posteria.refinement.modes import missed_modes, unvisited_modes
 from posteria.refinement.problem import Problem
 from posteria.refinement.proposal import Proposal
 from posteria.refinement.weights import Weights
@@ -27,4 +27,5 @@ __all__ = [
     "missed_modes",
     "nested_r_hat",
     "run_chains",
+    "unvisited_modes",
 ]

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from posteria.refinement.accuracy import Accuracy, Change, Moments
 from posteria.refinement.chains import MAX_R_HAT, ChainRun, overdispersed, run_chains
-from posteria.refinement.modes import Modes, missed_modes
+from posteria.refinement.modes import Modes, missed_modes, unvisited_modes
 from posteria.refinement.nested import nested, nests
 from posteria.refinement.problem import Problem
 from posteria.refinement.tailored import LEAST_ESS, Tailored, tailored
@@ -146,12 +146,14 @@ def climb_ladder(problem: Problem, source: Source, target: Accuracy, rungs: tupl
         num_draws: draws of an answer.
     """
     outcome = Outcome.of(source, num_draws)
-    everyone = torch.arange(len(problem))
+    everyone, height = torch.arange(len(problem)), None
     if source.log_q is not None:
         height = problem.density(source.z)
         outcome.weights = Weights.of(height, source.log_q)
         outcome.spend(everyone, source.z.shape[1])
-        _look_for_modes(problem, source, outcome, height)
+    if problem.single_mode:
+        outcome.modes = _found_modes(problem, source, outcome.weights, height)
+        outcome.spend(everyone, 0)
     rest = _keep_own(problem, source, target, outcome, everyone, AMORTIZED in rungs)
     climbing = {REWEIGHTED: _reweight, REFINED: _refine, MCMC: _sample}
     for rung in (rung for rung in rungs if rung in climbing):
@@ -171,14 +173,13 @@ def _without_hopeless(problem: Problem, outcome: Outcome, index: Tensor) -> Tens
     return index[~many]
 
 
-def _look_for_modes(problem: Problem, source: Source, outcome: Outcome, height: Tensor) -> None:
+def _found_modes(problem: Problem, source: Source, weights: Weights | None, height: Tensor | None) -> Modes:
     """Beside what q's draws found, whose log joint is height (B, S)."""
-    if source.log_prob is None or outcome.weights is None or not problem.single_mode:
-        return
+    if source.log_prob is None or weights is None or height is None:
+        return unvisited_modes(problem, source.z, None if weights is None else weights.log_evidence)
     highest = height.nan_to_num(-torch.inf, -torch.inf, -torch.inf).argmax(-1)
     best = source.z[torch.arange(len(problem)), highest]
-    outcome.modes = missed_modes(problem, source.log_prob, outcome.weights.log_evidence, best)
-    outcome.spend(torch.arange(len(problem)), 0)
+    return missed_modes(problem, source.log_prob, weights.log_evidence, best)
 
 
 def _keep_own(problem: Problem, source: Source, target: Accuracy, outcome: Outcome, index: Tensor,
