@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from posteria.densities import DENSITIES, Symmetrised
+from posteria.randomness import generator_for
 from posteria.testing.densities import (
     check_density,
     check_finite,
@@ -56,3 +57,29 @@ def test_density_is_finite_at_3500_parameters(name, kind):
 def test_symmetrised_density_keeps_the_contract(name):
     density, context = build(name, "tokens", [2, 2])
     check_density(Symmetrised(density, lambda size: torch.tensor([[0, 1], [1, 0]])), context)
+
+
+@pytest.mark.parametrize("symmetrised", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["flow", "spline_flow"])
+def test_draws_of_some_datasets_are_those_among_all(name, kind, symmetrised):
+    """A flow that is asked for some of its datasets pushes those alone through its blocks."""
+    density, context = build(name, kind, [2, 2, 2])
+    whole = density(context)
+    if symmetrised:
+        whole = Symmetrised(density, lambda size: torch.tensor([[0, 1], [1, 0]]))(context)
+    index = torch.tensor([2, 0])
+    with torch.no_grad():
+        everyone = whole.rsample_and_log_prob(50, generator_for(0))
+        some = whole.rsample_and_log_prob(50, generator_for(0), index)
+    for part, of_all in zip(some, everyone, strict=True):
+        torch.testing.assert_close(part, of_all[index], rtol=1e-4, atol=1e-4)
+
+
+def test_draws_of_some_of_a_symmetrised_gaussian_are_those_among_all():
+    density, context = build("gaussian", "tokens", [2, 2, 2])
+    whole = Symmetrised(density, lambda size: torch.tensor([[0, 1], [1, 0]]))(context)
+    index = torch.tensor([1])
+    for part, of_all in zip(whole.rsample_and_log_prob(50, generator_for(0), index),
+                            whole.rsample_and_log_prob(50, generator_for(0)), strict=True):
+        torch.testing.assert_close(part, of_all[index])

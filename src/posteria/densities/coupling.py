@@ -79,6 +79,13 @@ class Conditioner:
             return (last[:, :, None] * self.gate[:, None]) @ self.outward + self.offset
         return (last @ self.outward + self.offset).unflatten(-1, (values.shape[-1], -1))
 
+    def __getitem__(self, index: Tensor) -> Conditioner:
+        """That of the chosen datasets."""
+        if self.gate is None:
+            return replace(self, hidden=self.hidden[index])
+        return replace(self, inward=self.inward[index], hidden=self.hidden[index], offset=self.offset[index],
+                       gate=self.gate[index])
+
     def detach(self) -> Conditioner:
         """The same network with all its weights cut from the graph."""
         inward, hidden, outward, offset = (t.detach() for t in (self.inward, self.hidden, self.outward, self.offset))
@@ -123,6 +130,10 @@ class CouplingBlock:
         transform = self._transform(values)
         source: Tensor = transform.inv(values)  # type: ignore[assignment]
         return self._masked(values, source, transform.log_abs_det_jacobian(source, values))
+
+    def __getitem__(self, index: Tensor) -> CouplingBlock:
+        """That of the chosen datasets."""
+        return replace(self, given=self.given[index], moved=self.moved[index], conditioner=self.conditioner[index])
 
     def detach(self) -> CouplingBlock:
         """The same bijection with its conditioner cut from the graph."""

@@ -59,11 +59,14 @@ class FlowTheta:
         return self.rsample_and_log_prob(num_samples, generator)[0]
 
     def rsample_and_log_prob(
-        self, num_samples: int, generator: torch.Generator | None = None
+        self, num_samples: int, generator: torch.Generator | None = None, index: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Draws (B, S, P) and their log density (B, S), in one pass."""
+        """Draws (B, S, P) and their log density (B, S), in one pass; or those of some of the datasets (b,) alone."""
         batch, size = self.active.shape
         eps = randn(batch, num_samples, size, like=self.frame.location, generator=generator) * self.active[:, None]
+        return self._moved(eps) if index is None else self[index]._moved(eps[index])
+
+    def _moved(self, eps: Tensor) -> tuple[Tensor, Tensor]:
         unit, log_prob = eps, self._base_log_prob(eps)
         for block in self.blocks:
             unit, log_det = block.forward(unit)
@@ -77,6 +80,10 @@ class FlowTheta:
             unit, log_det = block.inverse(unit)
             log_dets = log_dets + log_det
         return self._base_log_prob(unit) - log_dets
+
+    def __getitem__(self, index: Tensor) -> FlowTheta:
+        """That of the chosen datasets."""
+        return FlowTheta(self.frame[index], tuple(block[index] for block in self.blocks))
 
     def detach(self) -> FlowTheta:
         """The same with all its parameters cut from the graph."""

@@ -58,6 +58,11 @@ class Frame:
             logs = logs - self.factor.diagonal(dim1=-2, dim2=-1).log()
         return logs.sum(-1)
 
+    def __getitem__(self, index: Tensor) -> Frame:
+        """That of the chosen datasets."""
+        factor = None if self.factor is None else self.factor[index]
+        return Frame(self.location[index], self.scale[index], self.active[index], factor)
+
     def detach(self) -> Frame:
         """The same with all its parameters cut from the graph."""
         factor = None if self.factor is None else self.factor.detach()

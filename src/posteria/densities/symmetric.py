@@ -13,12 +13,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from posteria.densities.base import Density
+from posteria.densities.flow import FlowTheta
 from posteria.errors import InputError
 from posteria.types import Context, ThetaDistribution
 
@@ -82,27 +83,39 @@ class SymmetrisedTheta:
 
     def rsample(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
         """(B, S, P) reparametrised draws; zero at inactive parameters."""
-        return self._relabelled(self.base.rsample(num_samples, generator), generator)
+        theta = self.base.rsample(num_samples, generator)
+        chosen = self._labels(len(theta), num_samples, theta.device, generator)
+        return theta.gather(-1, self.permutations[chosen])
 
     def log_prob(self, theta: Tensor) -> Tensor:
         """(B, S) log density of theta (B, S, P) over the active parameters."""
         return self._at_images(theta, self.permutations).logsumexp(-1) - math.log(len(self.permutations))
 
     def rsample_and_log_prob(
-        self, num_samples: int, generator: torch.Generator | None = None
+        self, num_samples: int, generator: torch.Generator | None = None, index: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Draws (B, S, P) and their log density (B, S)."""
+        """Draws (B, S, P) and their log density (B, S); or those of some of the datasets (b,) alone."""
+        if index is not None and isinstance(self.base, FlowTheta):
+            some = replace(self, base=self.base[index])
+            theta, own = self.base.rsample_and_log_prob(num_samples, generator, index)
+            chosen = self._labels(len(self.active), num_samples, theta.device, generator)[index]
+            return some._with_images(theta, own, chosen)
         theta, own = self.base.rsample_and_log_prob(num_samples, generator)
+        chosen = self._labels(len(theta), num_samples, theta.device, generator)
+        theta, log_prob = self._with_images(theta, own, chosen)
+        return (theta, log_prob) if index is None else (theta[index], log_prob[index])
+
+    def _with_images(self, theta: Tensor, own: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Relabelled draws and their density, from draws (B, S, P) and that of the base (B, S)."""
         # All images of a draw have one density, and the draw's own share of it is known.
         moved = (self.permutations != torch.arange(theta.shape[-1], device=theta.device)).any(-1)
         each = torch.cat([own[..., None], self._at_images(theta, self.permutations[moved])], -1)
-        return self._relabelled(theta, generator), each.logsumexp(-1) - math.log(len(self.permutations))
+        log_prob = each.logsumexp(-1) - math.log(len(self.permutations))
+        return theta.gather(-1, self.permutations[chosen]), log_prob
 
-    def _relabelled(self, theta: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Every draw (B, S, P) put through a permutation chosen at random."""
-        shape = theta.shape[:2]
-        chosen = torch.randint(len(self.permutations), shape, generator=generator, device=theta.device)
-        return theta.gather(-1, self.permutations[chosen])
+    def _labels(self, batch: int, num_samples: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
+        """(B, S) permutations chosen at random."""
+        return torch.randint(len(self.permutations), (batch, num_samples), generator=generator, device=device)
 
     def _at_images(self, theta: Tensor, permutations: Tensor) -> Tensor:
         """(B, S, K) log density of the base at K images of theta (B, S, P)."""

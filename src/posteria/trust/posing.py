@@ -11,6 +11,7 @@ from torch.distributions import Categorical
 
 from posteria.densities.collapsed import CollapsedTheta
 from posteria.densities.exact_terms import ExactTermsTheta
+from posteria.densities.flow import FlowTheta
 from posteria.densities.symmetric import SymmetrisedTheta, permutations_of_axis
 from posteria.errors import InputError, UnsupportedError
 from posteria.models.base import Model
@@ -177,7 +178,7 @@ def source_of(problem: Problem, distribution: ThetaDistribution, num_samples: in
             return changed(problem, *distribution.rsample_and_log_prob(num_samples, generator(number)))
 
     def more(index: Tensor, number: int) -> tuple[Tensor, Tensor]:
-        if not isinstance(distribution, CollapsedTheta | ExactTermsTheta):
+        if not isinstance(distribution, CollapsedTheta | ExactTermsTheta | FlowTheta | SymmetrisedTheta):
             z, log_q = draw(number)
             return z[index], log_q[index]
         with torch.no_grad():  # what comes after the base is the dear part
