@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from posteria.bench import universal_bench
 from posteria.bench.runner import run_cells
 from posteria.bench.scales import scale_named
+from posteria.bench.store import key_of
 from posteria.bench.universal_bench import SIZES, Sizes, figures_of, universal_cells
-from posteria.bench.universal_cases import CASES, HELD_OUT, TRAINED, homes
+from posteria.bench.universal_cases import CASES, HELD_OUT, NUTS_TOO, TRAINED, homes
 from posteria.bench.universal_report import write_universal_report
 from posteria.bench.variational import bound_of
 from posteria.bench.workspace import Workspace
@@ -73,12 +76,38 @@ def test_a_cell_runs_and_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "80% pass with refinement" in text
 
 
+def test_a_cell_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SIZES, "smoke", (Sizes(2, 3, 1, 5), Sizes(1, 1, 1, 5)))
+    measured, begun = universal_bench._measured, []
+
+    def counted(*arguments: Any) -> dict[str, Tensor]:
+        begun.append(arguments[-1])
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return measured(*arguments)
+
+    monkeypatch.setattr(universal_bench, "_measured", counted)
+    workspace, cells = Workspace(tmp_path), universal_cells(scale_named("smoke"), ["survival"])
+    with pytest.raises(KeyboardInterrupt):
+        run_cells(cells, workspace)
+    assert run_cells(cells, workspace).run == 1
+    assert begun == [0, 1, 1]
+    assert not workspace.partial(key_of(cells[0].identity)).folder.exists()
+    at_once = Workspace(tmp_path / "at_once")
+    monkeypatch.setattr(universal_bench, "_measured", measured)
+    assert run_cells(cells, at_once).run == 1
+    killed, whole = (dict(place.store.results()[0].figures) for place in (workspace, at_once))
+    for figures in (killed, whole):
+        figures.pop("seconds")
+    assert killed == whole
+
+
 def test_answers_are_compared_with_nuts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight schools, whose masked feature is no parameter of theirs."""
     monkeypatch.setitem(SIZES, "smoke", (Sizes(1, 5, 1, 5), Sizes(1, 5, 1, 5)))
     monkeypatch.setattr(universal_bench, "_NUTS", {"num_chains": 4, "num_samples": 500, "attempts": 1})
     scale, workspace = scale_named("smoke"), Workspace(tmp_path)
-    assert run_cells(universal_cells(scale, ["eight_schools"]), workspace).failed == 0
+    assert run_cells(universal_cells(scale, ["eight_schools"], [NUTS_TOO]), workspace).failed == 0
     (result,) = workspace.store.results()
     assert result.record["parameters"] == [11, 11]
     compared = result.figures["compared"]["mean"]

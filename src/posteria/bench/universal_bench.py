@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,7 +29,7 @@ from posteria.densities.mixed import MixedTheta
 from posteria.densities.skewed import SkewedTheta
 from posteria.errors import InputError
 from posteria.estimator import Estimator
-from posteria.every_model import universal
+from posteria.every_model import Universal, universal
 from posteria.mixing import mixed
 from posteria.models import Model
 from posteria.polishing import polished
@@ -101,8 +101,16 @@ class UniversalCell(CaseCell):
         return key_of(self.identity)
 
     def compute(self, workspace: Workspace) -> tuple[Figures, Mapping[str, Any]]:
-        parts = list(_measured(CASES[self.case][self.condition], self.sizes, self.seed))
+        case, network, done = CASES[self.case][self.condition], universal(), workspace.partial(key_of(self.identity))
+        parts = []
+        for number in range(self.sizes.batches):
+            part = done.get(number)
+            if part is None:
+                part = _measured(network, case, self.sizes, self.seed, number)
+                done.put(number, part)
+            parts.append(part)
         columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        done.clear()
         return figures_of(columns), {"parameters": [int(columns["parameters"].min()), int(columns["parameters"].max())]}
 
 
@@ -128,20 +136,20 @@ def signature_of(estimator: Estimator) -> str:
 
 
 # -- measuring ------------------------------------------------------------------------------------
-def _measured(case: UniversalCase | DesignedCase, sizes: Sizes, seed: int) -> Iterator[Mapping[str, Tensor]]:
-    network = universal()
-    for number in range(sizes.batches):
-        generator = generator_for(_SEED + seed, number)
-        task = case.task(generator)
-        dataset, _ = task.draw(sizes.batch_size, generator)
-        began = time.perf_counter()
-        posterior = network.posterior(task.model, dataset)
-        seconds = (time.perf_counter() - began) / len(dataset)
-        columns = (_beside_nuts(posterior, case, seed) if case.beside_nuts else
-                   _checked(posterior, seed) | _gaps(posterior, task.model, dataset, sizes, number))
-        size = float(task.model.layout_of(dataset).size)
-        yield columns | {name: torch.full((len(dataset),), value, dtype=torch.double) for name, value in (
-            ("seconds", seconds), ("parameters", size), ("batch", float(number)))}
+def _measured(network: Universal, case: UniversalCase | DesignedCase, sizes: Sizes, seed: int, number: int) -> (
+        dict[str, Tensor]):
+    """Figures (b,) of the datasets of one batch."""
+    generator = generator_for(_SEED + seed, number)
+    task = case.task(generator)
+    dataset, _ = task.draw(sizes.batch_size, generator)
+    began = time.perf_counter()
+    posterior = network.posterior(task.model, dataset)
+    seconds = (time.perf_counter() - began) / len(dataset)
+    columns = (_beside_nuts(posterior, case, seed) if case.beside_nuts else
+               _checked(posterior, seed) | _gaps(posterior, task.model, dataset, sizes, number))
+    size = float(task.model.layout_of(dataset).size)
+    return columns | {name: torch.full((len(dataset),), value, dtype=torch.double) for name, value in (
+        ("seconds", seconds), ("parameters", size), ("batch", float(number)))}
 
 
 def _checked(posterior: Posterior, seed: int) -> dict[str, Tensor]:

@@ -20,6 +20,8 @@ TRAINED, BEYOND, WIDE, NARROW, HELD_OUT, NUTS_TOO = (
 _SCHOOLS = (1.5, 1.0, 1.6, 1.1, 0.9, 1.1, 1.0, 1.8)
 # A radon survey's size: homes, counties, and the share measured on the first floor (Gelman & Hill 2007, section 12.2).
 _HOMES, _COUNTIES, _FIRST_FLOOR = 919, 85, 0.17
+# Batches of large datasets that make a thousand.
+_MANY = 200
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def _conditions(name: str, family: Family) -> dict[str, UniversalCase]:
     found = {TRAINED: UniversalCase(family, dear=name in _DEAR, log_concave=concave)}
     if name in _BEYOND:
         wide = replace(family, columns=(200, 200))
-        found[BEYOND] = UniversalCase(wide, (5000, 5000), (200, 200), 1_000_000, large=True, laptop_batches=200,
+        found[BEYOND] = UniversalCase(wide, (5000, 5000), (200, 200), 1_000_000, large=True, laptop_batches=_MANY,
                                       log_concave=concave)
     if name in _PRIORS:
         low, high = family.scales
@@ -140,15 +142,22 @@ def _conditions(name: str, family: Family) -> dict[str, UniversalCase]:
     return found
 
 
+def _alone(case: DesignedCase) -> DesignedCase:
+    """Without NUTS, so that there can be a thousand datasets."""
+    return replace(case, beside_nuts=0, laptop_batches=_MANY)
+
+
+_EIGHT_SCHOOLS = DesignedCase(
+    build_model("hierarchical", family="gaussian", noise="column", groups=len(_SCHOOLS)), schools)
 _MANY_GROUPS = UniversalCase(
     Family("hierarchical", {"groups": [25, 50, 100], "varying_slopes": [False, True], "family": ["gaussian"]},
            (0.3, 3.0), (1, 3)), (500, 2000), most_cells=8000, large=True, log_concave=False)
 CASES: Mapping[str, Mapping[str, UniversalCase | DesignedCase]] = {
     **{name: _conditions(name, family) for name, family in FAMILIES.items()},
     **{name: {HELD_OUT: UniversalCase(family, dear=name in _DEAR)} for name, family in _UNSEEN.items()},
-    "many_groups": {HELD_OUT: _MANY_GROUPS, NUTS_TOO: replace(_MANY_GROUPS, beside_nuts=1)},
-    "eight_schools": {NUTS_TOO: DesignedCase(
-        build_model("hierarchical", family="gaussian", noise="column", groups=len(_SCHOOLS)), schools)},
-    "radon": {NUTS_TOO: _radon(False)},
+    "many_groups": {HELD_OUT: replace(_MANY_GROUPS, laptop_batches=_MANY),
+                    NUTS_TOO: replace(_MANY_GROUPS, beside_nuts=1)},
+    "eight_schools": {HELD_OUT: _alone(_EIGHT_SCHOOLS), NUTS_TOO: _EIGHT_SCHOOLS},
+    "radon": {HELD_OUT: _alone(_radon(False)), NUTS_TOO: _radon(False)},
     "radon_slopes": {NUTS_TOO: _radon(True)},
 }
