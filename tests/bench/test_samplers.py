@@ -13,7 +13,6 @@ from posteria.bench.samplers import (
     Moments,
     compare_moments,
     compare_samplers,
-    in_order,
     labelling_free,
     moments_of,
     predictions,
@@ -22,7 +21,6 @@ from posteria.errors import InputError
 from posteria.models import MODELS, build_model
 from posteria.randomness import generator_for
 from posteria.tasks import SimulatedTask
-from posteria.types import Dataset
 
 
 def _chains(seed: int, mean: float = 0.0, sd: float = 1.0, correlation: float = 0.6) -> Tensor:
@@ -66,26 +64,6 @@ def test_moments_of_a_mixture_do_not_depend_on_labels() -> None:
     torch.testing.assert_close(values, labelling_free(model, dataset, swapped))
     means = theta.unflatten(-1, (3, 2))
     torch.testing.assert_close(values[..., 3], (means[..., 0] * means[..., 1]).mean(-1))
-
-
-def test_components_in_order_do_not_depend_on_labels() -> None:
-    model = build_model("gaussian_mixture", components=3)
-    dataset, _ = SimulatedTask(model, (8, 8), (2, 2)).draw(2, generator_for(0))
-    theta = torch.randn(2, 2, 4, 6, generator=generator_for(1))
-    swapped = theta.unflatten(-1, (3, 2))[..., [2, 0, 1], :].flatten(-2)
-    values = in_order(model, dataset, theta)
-    torch.testing.assert_close(values, in_order(model, dataset, swapped))
-    torch.testing.assert_close(values[..., 1::2].sum(-1), theta[..., 1::2].sum(-1))
-
-
-def test_components_are_ordered_along_the_axis_of_the_data_whatever_outliers_say() -> None:
-    model = build_model("gaussian_mixture", components=2)
-    x = torch.randn(1, 200, 2, generator=generator_for(0)) * torch.tensor([0.1, 3.0])
-    x[0, 0, 0] = 1e4
-    theta = torch.randn(1, 2, 50, 4, generator=generator_for(1))
-    values = in_order(model, Dataset.of(x), theta)
-    upwards = (values[..., 3] > values[..., 1]).double().mean()
-    assert max(upwards, 1 - upwards) > 0.95  # the direction is estimated: near ties may go either way
 
 
 @pytest.mark.parametrize(("name", "options"), [("neural_regression", {"hidden": 3}),

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from posteria.bench import trust_bench, trust_mixtures
 from posteria.bench.runner import run_cells
-from posteria.bench.samplers import Moments, Quantities, compare_moments, in_order, parameters
+from posteria.bench.samplers import Moments, Quantities, compare_moments, parameters
 from posteria.bench.scales import SCALES
 from posteria.bench.store import Result, key_of
 from posteria.bench.trust_accuracy import Errors, errors_of, reference_of, steady
@@ -29,6 +29,7 @@ from posteria.bench.workspace import Workspace
 from posteria.cli import app
 from posteria.errors import InputError
 from posteria.models import GaussianMean, LinearClassification, LinearRegression, Model, build_model
+from posteria.models.ordering import in_order
 from posteria.posterior import Posterior
 from posteria.randomness import generator_for
 from posteria.reference import Empirical

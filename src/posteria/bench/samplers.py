@@ -45,26 +45,6 @@ def labelling_free(model: Model, dataset: Dataset, theta: Tensor) -> Tensor:
     return torch.cat([means.mean(-2), second[..., row, column]], -1)
 
 
-def in_order(model: Model, dataset: Dataset, theta: Tensor) -> Tensor:
-    """The means of a mixture (B, C, S, K D), its components in their order along the data's widest direction.
-
-    Along a coordinate two components may be tied, and would change places from draw to draw. The direction is the first
-    eigenvector of the spatial sign covariance, which outliers do not turn (Visuri, Koivunen & Oja 2000).
-    """
-    means = model.layout_of(dataset)["means"].constrained(theta)
-    direction = _widest_direction(dataset).to(means)
-    order = (means @ direction[:, None, None, :, None])[..., 0].argsort(-1)
-    return means.gather(-2, order[..., None].expand_as(means)).flatten(-2)
-
-
-def _widest_direction(dataset: Dataset) -> Tensor:
-    """(B, D) of unit length."""
-    x = torch.where(dataset.observed[..., None], dataset.x.double(), torch.nan)
-    away = (x - x.nanmedian(1, keepdim=True).values).nan_to_num(0.0)
-    sign = torch.nn.functional.normalize(away, dim=-1)
-    return torch.linalg.eigh(sign.mT @ sign).eigenvectors[..., -1]
-
-
 def predictions(model: Model, dataset: Dataset, theta: Tensor) -> Tensor:
     """Means, or probabilities of all classes but the first, of new y at 8 fixed inputs; (B, C, S, Q)."""
     inputs = _grid(model, dataset)

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from posteria.bench.methods import OWN, Trained
-from posteria.bench.samplers import Quantities, in_order, parameters, predictions
+from posteria.bench.samplers import Quantities, parameters, predictions
 from posteria.bench.scales import Scale
 from posteria.bench.setups import ROWS, SETUPS, Setup
 from posteria.bench.trust_shifts import IN_DISTRIBUTION, SHIFTS
+from posteria.models.ordering import in_order
 from posteria.training import TrainConfig
 
 _METHOD = Trained("reverse_kl", OWN, "iterative")

@@ -79,9 +79,10 @@ def _around_modes(problem: Problem) -> Proposal:
     mass = _height(many, guess.z[:, None])[:, 0] - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     each = zip(guess.z.view(starts.shape), factor.view(*starts.shape, size),
                mass.nan_to_num(-torch.inf).view(batch, -1), problem.active, strict=True)
-    centres, factors = zip(*(_weightiest(*one) for one in each), strict=True)
+    images = torch.arange(size)[None] if problem.permutations is None else problem.permutations
+    centres, factors = zip(*(_weightiest(*one, images) for one in each), strict=True)
     share = torch.full((batch, _PARTS), (1.0 - _PRIOR) / _PARTS, dtype=torch.double)
-    return _with_prior(torch.stack(centres), torch.stack(factors), share, problem.active)
+    return _with_prior(torch.stack(centres), torch.stack(factors), share, problem.active, problem.permutations)
 
 
 def _of_few_rows(joint: ModelLogJoint) -> Tensor:
@@ -101,14 +102,15 @@ def _of_few_rows(joint: ModelLogJoint) -> Tensor:
     return climb(subset, z.flatten(0, 1), _CLIMBS, _DAMPING, _DENSE_UP_TO).z.view(z.shape)
 
 
-def _weightiest(z: Tensor, factor: Tensor, mass: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
-    """Centres (K, P) and factors (K, P, P) of the weightiest of M modes that are apart, over and over.
+def _weightiest(z: Tensor, factor: Tensor, mass: Tensor, active: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Centres (K, P) and factors (K, P, P) of the weightiest of M modes that are apart, over and over; of the images
+    (G, P) of a mode under relabellings, one.
 
     All but the first of a mode are moved by one draw of its normal, so that EM can tell them apart.
     """
     chosen: list[int] = []
     for i in mass.argsort(descending=True).tolist():
-        apart = all(((z[i] - z[j]) @ factor[j]).norm() > _APART for j in chosen)
+        apart = all((((z[i][images] - z[j]) @ factor[j]).norm(dim=-1) > _APART).all() for j in chosen)
         if apart and mass[i] >= mass.amax() + math.log(_LEAST_MASS) and len(chosen) < _PARTS:
             chosen.append(i)
     places = torch.tensor([chosen[i % len(chosen)] for i in range(_PARTS)])
@@ -118,12 +120,12 @@ def _weightiest(z: Tensor, factor: Tensor, mass: Tensor, active: Tensor) -> tupl
     return z[places] + torch.where(again & active, moved, 0.0), factor[places]
 
 
-def _with_prior(centre: Tensor, factor: Tensor, share: Tensor, active: Tensor) -> Proposal:
+def _with_prior(centre: Tensor, factor: Tensor, share: Tensor, active: Tensor, permutations: Tensor | None) -> Proposal:
     """Of K components, the prior's being the one more."""
     batch, _, size = centre.shape
     return Proposal(torch.cat([centre, torch.zeros(batch, 1, size).to(centre)], 1),
                     torch.cat([factor, torch.eye(size).to(factor).expand(batch, 1, -1, -1)], 1),
-                    torch.cat([share, torch.full((batch, 1), _PRIOR).to(share)], 1), active)
+                    torch.cat([share, torch.full((batch, 1), _PRIOR).to(share)], 1), active, permutations)
 
 
 # -- draws and weights ----------------------------------------------------------------------------
@@ -171,7 +173,11 @@ def _effective(log_w: Tensor) -> float:
 def _moved(proposal: Proposal, z: Tensor, log_w: Tensor) -> Proposal:
     """A step of EM, the prior's component excepted, on weights that are truncated (Ionides 2008)."""
     w = (log_w - log_w.logsumexp(-1, keepdim=True)).exp().clamp(max=z.shape[1]**-0.5)
-    each = (w[..., None] * proposal.parts(z).softmax(-1))[..., :-1]  # (1, S, K)
+    orders = proposal.permutations
+    images = z[:, None] if orders is None else z[..., orders].movedim(2, 1)  # (1, G, S, P)
+    parts = torch.stack([proposal.parts(image) for image in images.unbind(1)], 1)
+    each = w[:, None, :, None] * (parts - parts.logsumexp((1, 3), keepdim=True)).exp()
+    z, each = images.flatten(1, 2), each[..., :-1].flatten(1, 2)  # (1, G S, K)
     share = each.sum(1)
     each = each / share[:, None].clamp(min=1e-12)
     centre = each.mT @ z
@@ -184,7 +190,7 @@ def _moved(proposal: Proposal, z: Tensor, log_w: Tensor) -> Proposal:
     covariance = torch.where(_both(proposal.active)[:, None], covariance, torch.eye(z.shape[-1]).to(z))
     factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(covariance)))
     share = (1.0 - _PRIOR) * torch.lerp(share / share.sum(), torch.full_like(share, 1.0 / _PARTS), _EVEN)
-    return _with_prior(centre, factor, share, proposal.active)
+    return _with_prior(centre, factor, share, proposal.active, proposal.permutations)
 
 
 def _both(active: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from posteria.densities.symmetric import SymmetrisedTheta, permutations_of_axis
 from posteria.errors import InputError, UnsupportedError
 from posteria.models.base import Model
 from posteria.models.log_joint import ModelLogJoint
+from posteria.models.ordering import in_order
 from posteria.models.whitened import Whitened, whitened
 from posteria.randomness import generator_for
 from posteria.refinement import Problem, Source
@@ -38,8 +39,8 @@ def problem_of(model: Model, dataset: Dataset, whiten: bool = True) -> Problem:
     In parameters in which priors are normal, unless ``whiten`` is False: modes are not the same in all parameters.
 
     What an answer must get right are the parameters; where the model does not know the labels of some (mixture
-    components), their values in ascending order; where those labels are too many to list (hidden units), the
-    predictions at the dataset's first rows.
+    components), these in order along the data's widest direction; where those labels are too many to list (hidden
+    units), the predictions at the dataset's first rows.
 
     Raises:
         UnsupportedError: the model has no likelihood.
@@ -92,14 +93,8 @@ class _View:
         return self.model.theta(self.joint.theta(z), self.dataset) if isinstance(self.model, Whitened) else z
 
     def ordered(self, z: Tensor) -> Tensor:
-        """(B, S, P) values in ascending order along exchangeable axes: what no relabelling changes."""
-        ordered = self.parameters(z).clone()
-        for axis in self.model.exchangeable_axes:
-            for block in self.joint.layout.blocks:
-                if axis in block.parameter.shape:
-                    place = block.parameter.shape.index(axis) - len(block.shape)
-                    ordered[..., block.span] = block.take(ordered).sort(place).values.flatten(2)
-        return ordered
+        """(B, S, P) parameters with exchangeable entries in an order that no relabelling changes."""
+        return in_order(self.model, self.dataset, self.parameters(z))
 
     @property
     def _first_rows(self) -> Tensor:
