@@ -12,6 +12,7 @@ import pandas as pd
 from torch import Tensor
 
 from posteria.estimator import Estimator
+from posteria.models.base import Model
 from posteria.posterior import Posterior
 from posteria.report import Report, posterior_report
 from posteria.tables import TableCodec, in_units
@@ -119,10 +120,17 @@ def infer_table(estimator: Estimator, table: pd.DataFrame, target: str | None = 
     posterior = codec.name(estimator.posterior(codec.dataset(table)))
     refined = posterior.refine(seed=seed) if trust else None
     posterior = posterior if refined is None else refined.posterior
-    draws = posterior.sample(num_samples, seed)
-    notes = (*(str(warning.message) for warning in caught), *posterior.notes,
+    draws = posterior.in_order().sample(num_samples, seed)
+    notes = (*(str(warning.message) for warning in caught), *posterior.notes, *_on_order(model),
              *(() if refined is None else _warnings(refined)))
     return TableInference(posterior, codec, draws, in_units(model, draws, codec.scaling), notes, estimator, refined)
+
+
+def _on_order(model: Model) -> tuple[str, ...]:
+    if not model.exchangeable_axes:
+        return ()
+    return (f"{' and '.join(model.exchangeable_axes)} are in order along the data's widest direction: the likelihood "
+            "does not tell their orders apart",)
 
 
 def _warnings(refined: Refined) -> tuple[str, ...]:

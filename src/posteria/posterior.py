@@ -11,9 +11,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from posteria.densities.picked import Picked
 from posteria.errors import DataError, InputError
 from posteria.labels import Coords, Labels, summarise
 from posteria.models.base import Model
+from posteria.models.ordering import InOrder
 from posteria.models.parameters import FEATURES
 from posteria.prediction import Prediction
 from posteria.randomness import generator_for
@@ -133,6 +135,21 @@ class Posterior:
     def with_distribution(self, distribution: ThetaDistribution) -> Posterior:
         """Another distribution over the same parameters, with the same names; without a label."""
         return Posterior(self.model, self.dataset, distribution, self.info, self.labels.coords, self.encoding)
+
+    def in_order(self) -> Posterior:
+        """The same posterior with what can change places in a fixed order, where the model has any: mixture components
+        and hidden units, in order along the data's widest direction.
+
+        The likelihood does not tell their orders apart, and a posterior that contains all of them has the same mean for
+        every component. Densities are not available then.
+
+        Examples:
+            >>> estimator.posterior(data).in_order().summary()           # doctest: +SKIP
+        """
+        if not self.model.exchangeable_axes:
+            return self
+        ordered = InOrder(self.distribution, self.model, self.dataset)
+        return Posterior(self.model, self.dataset, ordered, self.info, self.labels.coords, self.encoding, self.label)
 
     def with_label(self, status: Sequence[str], reason: Sequence[str]) -> Posterior:
         """The same posterior with a status and a reason per dataset, which tables and ArviZ then show.
@@ -384,37 +401,6 @@ class Posterior:
                 return len(self.labels.axis(block, block.parameter.shape.index(axis)))
         named = sorted({a for b in self.layout.blocks for a in b.parameter.shape if isinstance(a, str)})
         raise InputError.of("axis", repr(axis), f"one of {named}")
-
-
-class Picked:
-    """Some of the datasets of a distribution; implements :class:`posteria.types.ThetaDistribution`.
-
-    Draws for the whole batch and keeps its own, so that a draw does not depend on how datasets are picked.
-    """
-
-    def __init__(self, distribution: ThetaDistribution, index: Tensor):
-        self._whole, self._index = distribution, index
-        self.active = distribution.active[index]
-
-    def rsample(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
-        return self._whole.rsample(num_samples, generator)[self._index]
-
-    def log_prob(self, theta: Tensor) -> Tensor:
-        whole = theta.new_zeros(self._whole.active.shape[0], *theta.shape[1:])
-        return self._whole.log_prob(whole.index_copy(0, self._index, theta))[self._index]
-
-    def rsample_and_log_prob(
-        self, num_samples: int, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        draws, log_prob = self._whole.rsample_and_log_prob(num_samples, generator)
-        return draws[self._index], log_prob[self._index]
-
-    def detach(self) -> Picked:
-        return Picked(self._whole.detach(), self._index)
-
-    def kl_to_normal(self, location: Tensor, scale: Tensor) -> Tensor | None:
-        divergence = self._whole.kl_to_normal(location, scale)
-        return None if divergence is None else divergence[self._index]
 
 
 def _generator(seed: Seed, device: torch.device) -> torch.Generator:

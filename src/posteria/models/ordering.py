@@ -10,9 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from posteria.errors import UnsupportedError
 from posteria.models.base import Model
 from posteria.models.parameters import FEATURES, Block
-from posteria.types import Dataset
+from posteria.types import Dataset, ThetaDistribution
 
 
 def in_order(model: Model, dataset: Dataset, theta: Tensor) -> Tensor:
@@ -29,7 +30,7 @@ def in_order(model: Model, dataset: Dataset, theta: Tensor) -> Tensor:
     ordered, direction = theta.clone(), widest_direction(dataset).to(theta)
     for axis in model.exchangeable_axes:
         blocks = [block for block in model.layout_of(dataset).blocks if axis in block.parameter.shape]
-        entries = [_entries(block, axis, theta) for block in blocks]
+        entries = [_entries(block, axis, ordered) for block in blocks]
         along = [i for i, block in enumerate(blocks) if FEATURES in block.parameter.shape
                  and entries[i].shape[-1] == direction.shape[-1]]
         if along:
@@ -43,6 +44,44 @@ def in_order(model: Model, dataset: Dataset, theta: Tensor) -> Tensor:
             ordered[..., block.span] = moved.view(shape).movedim(theta.ndim - 1, _place(block, axis)).flatten(
                 theta.ndim - 1)
     return ordered
+
+
+class InOrder:
+    """A distribution whose draws are put in order; implements :class:`posteria.types.ThetaDistribution` but densities.
+
+    Args:
+        distribution: over theta (B, P).
+        model: says what is exchangeable.
+        dataset: B datasets.
+    """
+
+    def __init__(self, distribution: ThetaDistribution, model: Model, dataset: Dataset):
+        self.distribution, self.model, self.dataset = distribution, model, dataset
+        self.active = distribution.active
+
+    def rsample(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
+        """(B, num_samples, P): the distribution's own draws, in order."""
+        return in_order(self.model, self.dataset, self.distribution.rsample(num_samples, generator))
+
+    def log_prob(self, theta: Tensor) -> Tensor:
+        """Raise an UnsupportedError."""
+        raise UnsupportedError("log_prob: this posterior's components are in order, its density is that of all orders; "
+                               "takes the posterior that in_order() was asked of")
+
+    def rsample_and_log_prob(
+        self, num_samples: int, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Raise an UnsupportedError, as :meth:`log_prob`."""
+        theta = self.rsample(num_samples, generator)
+        return theta, self.log_prob(theta)
+
+    def detach(self) -> InOrder:
+        """The same with all its parameters cut from the graph."""
+        return InOrder(self.distribution.detach(), self.model, self.dataset)
+
+    def kl_to_normal(self, location: Tensor, scale: Tensor) -> Tensor | None:
+        """None: there is no closed form."""
+        return None
 
 
 def widest_direction(dataset: Dataset) -> Tensor:
