@@ -89,7 +89,7 @@ def test_tables_of_a_mixture_are_in_order() -> None:
     """Two groups of points along one column; without an order both components would have mean zero."""
     points = torch.cat([torch.randn(60, 1, generator=generator_for(0)) + side for side in (-4.0, 4.0)])
     table = pd.DataFrame({"a": points[:, 0].numpy()})
-    result = infer_table(universal().estimator(build_model("gaussian_mixture", components=2)), table)
+    result = infer_table(universal().estimator(build_model("gaussian_mixture", components=2, covariance=0.1)), table)
     assert any("are in order" in note for note in result.notes)
     mean = result.summary["mean"]
     assert mean["means[0,a]"] < -0.5
