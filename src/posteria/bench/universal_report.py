@@ -21,7 +21,7 @@ _MOST_LOST, _MOST_LOST_ELSEWHERE = 0.005, 0.02
 _LEAST_PASSED, _LEAST_ESS = 0.8, 0.8
 _INTRODUCTION = """\
 Every cell: {datasets} fresh datasets in {batches} batches, each with a model, priors, sizes and features of its own;
-where they are large {few}, unless they take little time. Cells with *earlier* in the column *network* were made by the
+where they are large {few}, or 1,000 in batches of five. Cells with *earlier* in the column *network* were made by the
 weights shipped before.
 
 - *passed*: share with Pareto k-hat below 0.7 for importance weights of the network's answer; *with refinement*: or of
