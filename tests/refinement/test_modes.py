@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
+from posteria.ascent import climb
 from posteria.models import CustomModel, GaussianMixture, LinearRegression, Parameter
 from posteria.randomness import generator_for
-from posteria.refinement import Problem, missed_modes, unvisited_modes
+from posteria.refinement import Problem, missed_modes, modes, unvisited_modes
 from posteria.trust.posing import problem_of
 from posteria.types import Dataset
 from tests.problems import simulated
@@ -96,3 +97,15 @@ def test_draws_of_one_labelling_have_visited_the_other() -> None:
     assert problem.permutations is not None
     draws = torch.tensor([-2.0, 2.0]) + 0.2 * torch.randn(1, 300, 2, generator=generator_for(0))
     assert not unvisited_modes(problem, draws.double()).missed.any()
+
+
+def test_a_saddle_is_no_mode() -> None:
+    """Both components at the mean of data that are symmetric around it: a climb that begins there stays there."""
+    dataset = Dataset.of(torch.cat([torch.linspace(-3.0, -1.0, 20), torch.linspace(1.0, 3.0, 20)])[None, :, None])
+    problem = problem_of(GaussianMixture(), dataset)
+    saddle, root = torch.zeros(1, 2, dtype=torch.double), torch.full((1, 2), 5.0, dtype=torch.double)
+    torch.testing.assert_close(climb(problem.joint, saddle, 60, 1.0, 10).z, saddle, rtol=0, atol=1e-6)
+    draws = torch.tensor([-2.0, 2.0]) + 0.2 * torch.randn(1, 300, 2, generator=generator_for(0))
+    assert modes._visited(problem, saddle, root, draws.double()).all()
+    mode = climb(problem.joint, torch.tensor([[-2.0, 2.0]], dtype=torch.double), 60, 1.0, 10).z
+    assert modes._visited(problem, mode, root, draws.double()).all()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from posteria import widening
 from posteria.ascent import Guess, climb
+from posteria.randomness import generator_for
 from posteria.refinement.problem import Problem
 
 DENSE_UP_TO = 512
@@ -27,6 +28,8 @@ _LOG_WIDER, _WAYPOINTS, _DIP = 0.18, 15, 1e-3
 # Draws beside a mode from which to climb, where nothing but draws is known of q; and numbers that are held at once when
 # they are looked for.
 _NEAREST, _ENTRIES = 8, 2**22
+# How many sds beside a mode a climb begins that says whether it is one.
+_BESIDE = 0.5
 
 
 def widened(problem: Problem, z: Tensor) -> Guess:
@@ -163,6 +166,8 @@ def _weightiest(problem: Problem, found: _Found) -> Tensor:
 def _visited(problem: Problem, z: Tensor, root: Tensor, draws: Tensor) -> Tensor:
     """(B,) bool: from one of the draws (B, S, P) nearest to a mode z (B, P), or to a relabelling, a climb ends there.
 
+    Or z is no mode but a saddle, where two components of a mixture coincide for example: climbs from beside it leave.
+
     Args:
         root: (B, P) one over the sds around z.
     """
@@ -174,10 +179,13 @@ def _visited(problem: Problem, z: Tensor, root: Tensor, draws: Tensor) -> Tensor
         return torch.stack(away).amin(0)
 
     nearest = squares(draws).topk(min(_NEAREST, draws.shape[1]), largest=False).indices
-    starts = _at(draws.to(z), nearest)
+    noise = torch.randn(z.shape[-1], generator=generator_for(_SEED), dtype=z.dtype)
+    beside = torch.where(problem.active, z + _BESIDE * noise / root, 0.0)
+    starts = torch.cat([_at(draws.to(z), nearest), beside[:, None]], 1)
     many = problem[torch.arange(len(problem)).repeat_interleave(starts.shape[1])]
     ends = climb(many.joint, starts.flatten(0, 1), _CLIMBS, _DAMPING, DENSE_UP_TO).z
-    return (squares(ends.view(starts.shape)) < _APART).any(-1)
+    there = squares(ends.view(starts.shape)) < _APART
+    return there[:, :-1].any(-1) | ~there[:, -1]
 
 
 def _uphill(problem: Problem, start: Tensor, ends: Tensor) -> Tensor:
