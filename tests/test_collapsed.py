@@ -13,6 +13,7 @@ from posteria.models import build_model
 from posteria.parts import Part, exact_distribution
 from posteria.posterior import Posterior
 from posteria.randomness import generator_for
+from posteria.types import Selective
 from tests.test_estimator import SMALL, make, outputs, regression_data, simulated
 
 COLLAPSED = Part("gaussian", {"collapse": True})
@@ -62,9 +63,10 @@ def test_draws_of_some_datasets_are_those_among_all() -> None:
     model = build_model("neural_regression", hidden=3)
     distribution = make(model, "iterative", COLLAPSED).posterior(simulated(model, 2)).distribution
     index = torch.tensor([1])
+    assert isinstance(distribution, Selective)
     with torch.no_grad():
         whole = distribution.rsample_and_log_prob(5, generator_for(0))
-        part = distribution.rsample_and_log_prob(5, generator_for(0), index)  # type: ignore[call-arg]
+        part = distribution.draws_of(index, 5, generator_for(0))
     for all_of_them, some in zip(whole, part, strict=True):
         torch.testing.assert_close(some, all_of_them[index], rtol=1e-4, atol=1e-4)
 

@@ -71,7 +71,7 @@ def test_draws_of_some_datasets_are_those_among_all(name, kind, symmetrised):
     index = torch.tensor([2, 0])
     with torch.no_grad():
         everyone = whole.rsample_and_log_prob(50, generator_for(0))
-        some = whole.rsample_and_log_prob(50, generator_for(0), index)
+        some = whole.draws_of(index, 50, generator_for(0))
     for part, of_all in zip(some, everyone, strict=True):
         torch.testing.assert_close(part, of_all[index], rtol=1e-4, atol=1e-4)
 
@@ -80,6 +80,6 @@ def test_draws_of_some_of_a_symmetrised_gaussian_are_those_among_all():
     density, context = build("gaussian", "tokens", [2, 2, 2])
     whole = Symmetrised(density, lambda size: torch.tensor([[0, 1], [1, 0]]))(context)
     index = torch.tensor([1])
-    for part, of_all in zip(whole.rsample_and_log_prob(50, generator_for(0), index),
+    for part, of_all in zip(whole.draws_of(index, 50, generator_for(0)),
                             whole.rsample_and_log_prob(50, generator_for(0)), strict=True):
         torch.testing.assert_close(part, of_all[index])

@@ -142,7 +142,7 @@ def test_some_datasets_of_a_batch() -> None:
     model = steep()
     dataset = simulated(model, 2, rows=9)
     found, index = exact(model, dataset), torch.tensor([3, 1])
-    some = found.rsample_and_log_prob(20, generator_for(3), index)
+    some = found.draws_of(index, 20, generator_for(3))
     for part, whole in zip(some, found.rsample_and_log_prob(20, generator_for(3)), strict=True):
         torch.testing.assert_close(part, whole[index])
 

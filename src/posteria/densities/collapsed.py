@@ -43,13 +43,18 @@ class CollapsedTheta:
         return self.rsample_and_log_prob(num_samples, generator)[0]
 
     def rsample_and_log_prob(
-        self, num_samples: int, generator: torch.Generator | None = None, index: Tensor | None = None
+        self, num_samples: int, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Draws (B, S, P) and their log density (B, S); of some datasets (b,) only, the same as among all."""
+        """Draws (B, S, P) and their log density (B, S)."""
+        return self.draws_of(self._everyone, num_samples, generator)
+
+    def draws_of(
+        self, index: Tensor, num_samples: int, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draws (b, S, P) and their log density (b, S) of some datasets (b,) alone, the same as among all."""
         rest, log_prob = self.base.rsample_and_log_prob(num_samples, generator)
         size = int(self.places.sum())
         noise = randn(*rest.shape[:2], size, like=rest, generator=generator) * self._others[:, None]
-        index = self._everyone if index is None else index
         parts = [self._completed(rest[part], noise[part], part) for part in self._blocks(index, num_samples)]
         theta, log_conditional = (torch.cat(part) for part in zip(*parts, strict=True))
         return theta, log_prob[index] + log_conditional

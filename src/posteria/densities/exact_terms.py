@@ -148,12 +148,17 @@ class ExactTermsTheta:
 
     @torch.no_grad()
     def rsample_and_log_prob(
-        self, num_samples: int, generator: torch.Generator | None = None, index: Tensor | None = None
+        self, num_samples: int, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Draws (B, S, P) and their log density (B, S); of some datasets (b,) only, the same as among all."""
+        """Draws (B, S, P) and their log density (B, S)."""
+        return self.draws_of(torch.arange(len(self.active), device=self.sites.centre.device), num_samples, generator)
+
+    def draws_of(
+        self, index: Tensor, num_samples: int, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draws (b, S, P) and their log density (b, S) of some datasets (b,) alone, the same as among all."""
         centre, batch = self.sites.centre, len(self.active)
         noise = randn(batch, num_samples, centre.shape[-1], like=self.terms.location, generator=generator)
-        index = torch.arange(batch, device=centre.device) if index is None else index
         place, which = self._exact_among(index)
         parts = [self._sequence(which[part]).moved(noise[index[place[part]]].to(centre))
                  for part in self._blocks(which, num_samples)]

@@ -59,12 +59,20 @@ class FlowTheta:
         return self.rsample_and_log_prob(num_samples, generator)[0]
 
     def rsample_and_log_prob(
-        self, num_samples: int, generator: torch.Generator | None = None, index: Tensor | None = None
+        self, num_samples: int, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Draws (B, S, P) and their log density (B, S), in one pass; or those of some of the datasets (b,) alone."""
+        """Draws (B, S, P) and their log density (B, S), in one pass."""
+        return self._moved(self._noise(num_samples, generator))
+
+    def draws_of(
+        self, index: Tensor, num_samples: int, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draws (b, S, P) and their log density (b, S) of some datasets (b,) alone, the same as among all."""
+        return self[index]._moved(self._noise(num_samples, generator)[index])
+
+    def _noise(self, num_samples: int, generator: torch.Generator | None) -> Tensor:
         batch, size = self.active.shape
-        eps = randn(batch, num_samples, size, like=self.frame.location, generator=generator) * self.active[:, None]
-        return self._moved(eps) if index is None else self[index]._moved(eps[index])
+        return randn(batch, num_samples, size, like=self.frame.location, generator=generator) * self.active[:, None]
 
     def _moved(self, eps: Tensor) -> tuple[Tensor, Tensor]:
         unit, log_prob = eps, self._base_log_prob(eps)

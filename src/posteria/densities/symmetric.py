@@ -92,18 +92,22 @@ class SymmetrisedTheta:
         return self._at_images(theta, self.permutations).logsumexp(-1) - math.log(len(self.permutations))
 
     def rsample_and_log_prob(
-        self, num_samples: int, generator: torch.Generator | None = None, index: Tensor | None = None
+        self, num_samples: int, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Draws (B, S, P) and their log density (B, S); or those of some of the datasets (b,) alone."""
-        if index is not None and isinstance(self.base, FlowTheta):
-            some = replace(self, base=self.base[index])
-            theta, own = self.base.rsample_and_log_prob(num_samples, generator, index)
-            chosen = self._labels(len(self.active), num_samples, theta.device, generator)[index]
-            return some._with_images(theta, own, chosen)
+        """Draws (B, S, P) and their log density (B, S)."""
         theta, own = self.base.rsample_and_log_prob(num_samples, generator)
-        chosen = self._labels(len(theta), num_samples, theta.device, generator)
-        theta, log_prob = self._with_images(theta, own, chosen)
-        return (theta, log_prob) if index is None else (theta[index], log_prob[index])
+        return self._with_images(theta, own, self._labels(len(theta), num_samples, theta.device, generator))
+
+    def draws_of(
+        self, index: Tensor, num_samples: int, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draws (b, S, P) and their log density (b, S) of some datasets (b,) alone, the same as among all."""
+        if not isinstance(self.base, FlowTheta):
+            theta, log_prob = self.rsample_and_log_prob(num_samples, generator)
+            return theta[index], log_prob[index]
+        theta, own = self.base.draws_of(index, num_samples, generator)
+        chosen = self._labels(len(self.active), num_samples, theta.device, generator)[index]
+        return replace(self, base=self.base[index])._with_images(theta, own, chosen)
 
     def _with_images(self, theta: Tensor, own: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Relabelled draws and their density, from draws (B, S, P) and that of the base (B, S)."""

@@ -79,7 +79,7 @@ class Moments:
     def _of_one(values: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         mean = w @ values
         squares = (values - mean).square()
-        variance = (w @ squares).clamp(min=_floor(values))
+        variance = (w @ squares).clamp(min=least_variance(values))
         second = w.square()
         about = (second @ squares) / variance
         # Of the influences w (x - m) / sd and w ((x - m)² / variance - 1) / 2, the roots of the sums of squares.
@@ -115,7 +115,7 @@ class Change:
         even = 1.0 / values.shape[1]
         mean, plain = (w * values).sum(1, keepdim=True), values.mean(1, keepdim=True)
         away, apart = values - mean, values - plain
-        floor = _floor(values)[:, None]
+        floor = least_variance(values)[:, None]
         variance = (w * away.square()).sum(1, keepdim=True).clamp(min=floor)
         spread = apart.square().mean(1, keepdim=True).clamp(min=floor)
         first = (w * away - even * apart) / variance.sqrt()
@@ -131,6 +131,6 @@ class Change:
         return (good | ~counted).all(-1)
 
 
-def _floor(values: Tensor) -> Tensor:
+def least_variance(values: Tensor) -> Tensor:
     """(..., Q) the least variance of values (..., S, Q) that is no rounding."""
     return (_CONSTANT * values.abs().amax(-2)).square() + _TINY

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from posteria.errors import InputError
+from posteria.refinement.accuracy import least_variance
 
 # Log weights that differ by less than this are equal up to rounding: their tail is noise.
 _EQUAL = 1e-3
@@ -19,8 +20,7 @@ _EQUAL = 1e-3
 # whatever shape weighs nothing then.
 _EQUAL_ENOUGH, _MOST_OF_EQUAL = 0.01, 2.0
 _LEAST_DRAWS = 25
-# Quantities that change by less than this share of their size are constants.
-_TINY, _CONSTANT = 1e-300, 1e-9
+_TINY = 1e-300
 # k-hat below which weights can be relied on, given enough draws.
 MAX_PARETO_K = 0.7
 
@@ -106,7 +106,7 @@ class Weights:
         for i in (self.pareto_k != 0.0).nonzero()[:, 0].tolist():
             asked, w = values[i][:, counted[i]].double(), self.weights[i].double()
             squares = (asked - w @ asked).square()
-            changing = squares[:, squares.amax(0) > (_CONSTANT * asked.abs().amax(0)).square()]
+            changing = squares[:, squares.amax(0) > least_variance(asked)]
             if changing.shape[1]:
                 tails = (w[:, None] * changing).clamp(min=_TINY).log().T.contiguous()
                 found[i] = float(np.max(load_arviz().psislw(tails.cpu().numpy())[1]))
