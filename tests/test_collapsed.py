@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from posteria.densities.selective import Selective
 from posteria.errors import UnsupportedError
 from posteria.estimator import Estimator, EstimatorInfo
 from posteria.models import build_model
 from posteria.parts import Part, exact_distribution
 from posteria.posterior import Posterior
 from posteria.randomness import generator_for
-from posteria.types import Selective
 from tests.test_estimator import SMALL, make, outputs, regression_data, simulated
 
 COLLAPSED = Part("gaussian", {"collapse": True})

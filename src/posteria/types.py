@@ -322,17 +322,6 @@ class ThetaDistribution(Protocol):
 
 
 @runtime_checkable
-class Selective(ThetaDistribution, Protocol):
-    """A distribution that draws for some of its datasets alone, where doing so for all would be dear."""
-
-    def draws_of(
-        self, index: Tensor, num_samples: int, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Draws (b, S, P) and their log density (b, S) of some datasets (b,) alone, the same as among all."""
-        ...
-
-
-@runtime_checkable
 class Terms(Protocol):
     """A log joint that is a sum of functions of single numbers, in prior-whitened parameters z.
 

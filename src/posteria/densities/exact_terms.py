@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from posteria.densities.selective import draws_of
 from posteria.propagation import Sites, disagreement, kinks
 from posteria.randomness import randn
 from posteria.types import Terms, ThetaDistribution
@@ -165,7 +166,7 @@ class ExactTermsTheta:
         if len(which) == len(index):
             drawn, density = (torch.cat(part).to(noise) for part in zip(*parts, strict=True))
             return drawn, density
-        theta, log_prob = (values[index] for values in self.base.rsample_and_log_prob(num_samples, generator))
+        theta, log_prob = draws_of(self.base, index, num_samples, generator)
         if not parts:
             return theta, log_prob
         drawn, density = (torch.cat(part) for part in zip(*parts, strict=True))

@@ -47,8 +47,17 @@ class GaussianTheta:
     def rsample_and_log_prob(
         self, num_samples: int, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
+        return self.at_noise(self._noise(num_samples, generator))
+
+    def draws_of(
+        self, index: Tensor, num_samples: int, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draws (b, S, P) and their log density (b, S) of some datasets (b,) alone, the same as among all."""
+        return self[index].at_noise(self._noise(num_samples, generator)[index])
+
+    def _noise(self, num_samples: int, generator: torch.Generator | None) -> Tensor:
         batch, size = self.mean.shape
-        return self.at_noise(randn(batch, num_samples, size, like=self.mean, generator=generator))
+        return randn(batch, num_samples, size, like=self.mean, generator=generator)
 
     def at_noise(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """What standard normal noise (B, S, P) becomes, and its log density (B, S)."""
@@ -67,6 +76,11 @@ class GaussianTheta:
         if self.factor is not None:
             normaliser = normaliser + self.factor.diagonal(dim1=-2, dim2=-1).log()
         return torch.where(self.active, normaliser, 0.0).sum(-1)[:, None] - 0.5 * (eps**2).sum(-1)
+
+    def __getitem__(self, index: Tensor) -> GaussianTheta:
+        """That of the chosen datasets."""
+        factor = None if self.factor is None else self.factor[index]
+        return GaussianTheta(self.mean[index], self.scale[index], self.active[index], factor)
 
     def detach(self) -> GaussianTheta:
         factor = None if self.factor is None else self.factor.detach()

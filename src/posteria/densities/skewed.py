@@ -53,6 +53,12 @@ class SkewedTheta:
         """Draws (B, S, P) and their log density (B, S), in one pass."""
         return self._skewed(*self.gaussian.rsample_and_log_prob(num_samples, generator))
 
+    def draws_of(
+        self, index: Tensor, num_samples: int, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draws (b, S, P) and their log density (b, S) of some datasets (b,) alone, the same as among all."""
+        return self[index]._skewed(*self.gaussian.draws_of(index, num_samples, generator))
+
     def at_noise(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """What standard normal noise (B, S, P) becomes, and its log density (B, S)."""
         return self._skewed(*self.gaussian.at_noise(noise))
@@ -76,6 +82,10 @@ class SkewedTheta:
         """(B, S) log |det dT/du|: cosh(moved) / (tail cosh(angle)) per parameter."""
         slope = _log_cosh(moved) - _log_cosh(angle) - self.tail.log()[:, None]
         return torch.where(self.active[:, None], slope, 0.0).sum(-1)
+
+    def __getitem__(self, index: Tensor) -> SkewedTheta:
+        """That of the chosen datasets."""
+        return SkewedTheta(self.gaussian[index], self.sd[index], self.skew[index], self.tail[index])
 
     def detach(self) -> SkewedTheta:
         """The same with all its parameters cut from the graph."""

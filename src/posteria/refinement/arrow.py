@@ -62,6 +62,11 @@ class ArrowFactor:
         entries = self.own.diagonal(dim1=-2, dim2=-1).log().sum((-2, -1))
         return self.common.diagonal(dim1=-2, dim2=-1).log().sum(-1) + entries
 
+    def put(self, places: tuple[Tensor, ...], part: ArrowFactor) -> None:
+        """Replace those at some places of the leading dimensions."""
+        for name in self.__dataclass_fields__:
+            getattr(self, name)[places] = getattr(part, name)
+
     def solve(self, right: Tensor) -> Tensor:
         """(..., R) the inverse matrix times right (..., R)."""
         common, own = _parts(right[..., None], self.bridge)

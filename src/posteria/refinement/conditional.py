@@ -47,7 +47,7 @@ class Conditional:
         factor: of the precisions of r.
         active: (B, R) bool.
         nesting: which parameters are which.
-        looks: how often the likelihood was asked for, per value of h.
+        looks: how often the likelihood was asked for, per value of h, rounded up.
     """
 
     z: Tensor
@@ -88,13 +88,18 @@ def conditional(problem: Problem, z: Tensor) -> Conditional:
     nesting = problem.nesting
     assert nesting is not None  # who asks has looked
     active = problem.active[:, nesting.rest]
-    search = _Search.at(z[..., nesting.rest])
+    search, rows = _Search.at(z[..., nesting.rest]), torch.arange(len(z))[:, None]
     factor = search.look(nesting, z.index_copy(-1, nesting.rest, search.trial), active)
+    looked = z.shape[1]
     while not search.done.all() and search.looks <= _STEPS:
         if search.looks == _STEPS:
-            search.trial = search.base  # the factor must belong to the centre, found or not
-        factor = search.look(nesting, z.index_copy(-1, nesting.rest, search.trial), active)
-    return Conditional(z.index_copy(-1, nesting.rest, search.base), factor, active, nesting, search.looks)
+            search.trial = search.base.clone()  # the factor must belong to the centre, found or not
+        left = (rows, search.left())
+        part = search[left]
+        factor.put(left, part.look(nesting, z[left].index_copy(-1, nesting.rest, part.trial), active))
+        search.put(left, part)
+        looked += part.done.shape[1]
+    return Conditional(z.index_copy(-1, nesting.rest, search.base), factor, active, nesting, -(-looked // z.shape[1]))
 
 
 @dataclass
@@ -128,6 +133,21 @@ class _Search:
         return cls(start, torch.zeros_like(start), torch.ones_like(first), first, start, torch.ones_like(start),
                    torch.zeros_like(first, dtype=torch.bool))
 
+    def left(self) -> Tensor:
+        """(B, m) places of the centres to be found, and of others where another dataset has more of them left."""
+        most = int((~self.done).sum(-1).max())
+        return self.done.to(torch.uint8).sort(dim=-1, stable=True).indices[:, :most]
+
+    def __getitem__(self, places: tuple[Tensor, Tensor]) -> _Search:
+        """That of some centres: numbers of datasets (B, 1), and places (B, m)."""
+        return _Search(*(getattr(self, name)[places] for name in _OF_CENTRES), self.looks)
+
+    def put(self, places: tuple[Tensor, Tensor], part: _Search) -> None:
+        """Go on from what :meth:`__getitem__` gave, and has moved on."""
+        for name in _OF_CENTRES:
+            getattr(self, name)[places] = getattr(part, name)
+        self.looks = part.looks
+
     def look(self, nesting: Nesting, z: Tensor, active: Tensor) -> ArrowFactor:
         """Move on from what is seen at z (B, S, P); returns the precision's factor there."""
         score, curvature = nesting.likelihood(z)
@@ -153,3 +173,6 @@ class _Search:
         self.done = self.done | (better & same & (gain < _CONVERGED))
         away = torch.where(self.done[..., None], 0.0, self.length[..., None] * self.direction)
         self.trial = self.base + away
+
+
+_OF_CENTRES = tuple(name for name in _Search.__dataclass_fields__ if name != "looks")

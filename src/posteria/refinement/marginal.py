@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from posteria.curvature import cholesky
-from posteria.refinement.proposal import Coins, log_normal, log_student
+from posteria.refinement.proposal import DEGREES, Coins, log_normal, log_student
 
 # Shares of draws that go to one component with all points' moments, to others that are so much longer along one
 # hyperparameter, and to one as wide as the prior: tails that no point has reached still get some. The rest goes to
@@ -21,6 +21,10 @@ _WIDEST = 0.95
 # A fit takes so many effective points per hyperparameter; where there are fewer, weights are flattened until there are.
 _POINTS_PER_PARAMETER = 6.0
 _TINY = 1e-6
+# Points farther out are as good as there, and their squares are finite.
+_FARTHEST = 1e100
+# Entries of the tensors that go through a processor together: what fits its cache.
+_MOST_ENTRIES = 2**17
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,23 @@ class Cloud:
 
     def log_prob(self, u: Tensor, size: Tensor) -> Tensor:
         """(B, S) log of share times density at u (B, S, H), which has so many active entries (B, 1)."""
-        centre = self.centre @ self.factor
-        square = torch.cdist(u @ self.factor, centre, compute_mode="donot_use_mm_for_euclid_dist").square()
-        density = torch.logaddexp(log_normal(square, size[..., None]), log_student(square, size[..., None]))
-        volume = self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
-        return (density + self.share.log()[:, None]).logsumexp(-1) + volume - math.log(2.0)
+        unit, centre = u.clamp(-_FARTHEST, _FARTHEST) @ self.factor, self.centre @ self.factor
+        block = max(1, _MOST_ENTRIES // max(1, self.share.numel()))
+        density = torch.cat([self._density(part, centre, size) for part in unit.split(block, 1)], 1)
+        return density.log() + self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True) - math.log(2.0)
+
+    def _density(self, unit: Tensor, centre: Tensor, size: Tensor) -> Tensor:
+        """(B, S) sum over components of share times the normal's plus the t's density, all standardised.
+
+        Not of logarithms, which would take twice as long: the t's do not underflow.
+        """
+        lengths = centre.square().sum(-1)[:, None] + unit.square().sum(-1, keepdim=True)
+        square = torch.baddbmm(lengths, unit, centre.mT, alpha=-2.0).clamp_(min=0.0)
+        nothing, share = torch.zeros_like(size), self.share[:, None]
+        tails = (square / DEGREES).log1p_().mul_(-0.5 * (DEGREES + size)[..., None]).exp_()
+        middle = square.mul_(-0.5).exp_()
+        each = tails.mul_(share * log_student(nothing, size)[..., None].exp())
+        return each.addcmul_(middle, share * log_normal(nothing, size)[..., None].exp()).sum(-1)
 
     def __getitem__(self, index: Tensor) -> Cloud:
         """Those of the chosen datasets."""

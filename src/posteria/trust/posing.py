@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical
 
+from posteria.densities.selective import draws_of
 from posteria.densities.symmetric import SymmetrisedTheta, permutations_of_axis
 from posteria.errors import InputError, UnsupportedError
 from posteria.models.base import Model
@@ -19,7 +20,7 @@ from posteria.randomness import generator_for
 from posteria.refinement import Problem, Source
 from posteria.trust.nesting import nesting_of
 from posteria.trust.outlying import led_by_few
-from posteria.types import Dataset, Selective, ThetaDistribution
+from posteria.types import Dataset, ThetaDistribution
 
 # Likelihood terms (datasets, draws, rows) that are computed at once.
 _BLOCK_ENTRIES = 2**21
@@ -170,11 +171,8 @@ def source_of(problem: Problem, distribution: ThetaDistribution, num_samples: in
             return changed(problem, *distribution.rsample_and_log_prob(num_samples, generator(number)))
 
     def more(index: Tensor, number: int) -> tuple[Tensor, Tensor]:
-        if not isinstance(distribution, Selective):
-            z, log_q = draw(number)
-            return z[index], log_q[index]
         with torch.no_grad():
-            return changed(problem[index], *distribution.draws_of(index, num_samples, generator(number)))
+            return changed(problem[index], *draws_of(distribution, index, num_samples, generator(number)))
 
     def log_prob(z: Tensor) -> Tensor:
         kind = problem.joint.scale.dtype
