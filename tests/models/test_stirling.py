@@ -45,6 +45,12 @@ def test_many_at_once_are_each_by_itself(function: Callable[[Tensor, Tensor], Te
     torch.testing.assert_close(function(start, count)[some], function(start[some], count), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("start", [1e20, 1e30, 1e37])
+def test_rising_from_huge_starts_is_a_power(start: float) -> None:
+    count = torch.tensor([0.0, 1.0, 5000.0])
+    torch.testing.assert_close(log_rising(torch.tensor(start), count), count * math.log(start))
+
+
 def test_functions_of_a_shape_are_continuous_and_have_their_limits() -> None:
     shape = torch.tensor([30.0, 30.0 + 1e-9], dtype=torch.float64)
     for function in (log_minus_digamma, gamma_constant, gamma_information):

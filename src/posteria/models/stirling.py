@@ -22,6 +22,8 @@ _DIGAMMA = (-1 / 12, 1 / 120, -1 / 252, 1 / 240, -1 / 132)
 _TRIGAMMA = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66)
 # Beyond, functions of one argument are their series.
 _LARGE = 30.0
+# From here on the lift's factors are one to all digits, and squares are far from overflowing in single precision.
+_NO_LIFT = 1e15
 # Numbers that stay in a processor's cache from one step to the next: two to three times faster than all at once.
 _CACHED = 2**15
 
@@ -35,8 +37,11 @@ def _in_cache(gain: _Gain) -> _Gain:
         start, count = torch.broadcast_tensors(start, count)
         if start.numel() <= 2 * _CACHED or start.device.type != "cpu":
             return gain(start, count)
-        parts = zip(start.flatten().split(_CACHED), count.flatten().split(_CACHED), strict=True)
-        return torch.cat([gain(*part) for part in parts]).view(start.shape)
+        # Along the longest axis, so that what is broadcast along others is not written out.
+        axis = max(range(start.ndim), key=lambda axis: start.shape[axis])
+        size = max(1, _CACHED * start.shape[axis] // start.numel())
+        parts = zip(start.split(size, axis), count.split(size, axis), strict=True)
+        return torch.cat([gain(*part) for part in parts], axis)
 
     return whole
 
@@ -47,11 +52,11 @@ def log_rising(start: Tensor, count: Tensor) -> Tensor:
     low, high = start + _LIFT, start + _LIFT + count
     leading = (high - 0.5) * torch.log1p(count / low) + count * (low.log() - 1.0)
     leading = leading + high * _series(_LGAMMA, high) - low * _series(_LGAMMA, low)
-    one = torch.ones_like(high)
-    steps = [torch.addcdiv(one, count, start + i) for i in range(_LIFT)]
-    # Logarithms of products that cannot overflow.
-    lifted = steps[0].log() + (steps[1] * steps[2]).log() + (steps[3] * steps[4] * steps[5]).log()
-    return leading - lifted
+    # Of the lift's factors (end + i) / (start + i) the first and the last, and so on: 1 + (growth of i (i + 5)) / ...
+    near = start.clamp(max=_NO_LIFT)
+    square, growth, one = near * (near + (_LIFT - 1)), count * (2.0 * near + count + (_LIFT - 1)), torch.ones_like(high)
+    first, second, third = (torch.addcdiv(one, growth, square + i * (_LIFT - 1 - i)) for i in range(_LIFT // 2))
+    return leading - first.log() - (second * third).log()  # a product that cannot overflow
 
 
 @_in_cache
