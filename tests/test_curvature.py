@@ -147,3 +147,12 @@ def test_positive_keeps_a_floor_under_flat_directions(largest: float) -> None:
     made = positive(torch.diag_embed(torch.tensor([[0.0, largest]])))
     assert torch.linalg.eigvalsh(made.double()).min() >= 0.0499
     assert made.dtype == torch.float32
+
+
+def test_matrices_that_are_not_finite_have_a_stand_in() -> None:
+    broken = torch.stack([torch.full((3, 3), value, dtype=torch.double) for value in (torch.inf, torch.nan, 1e300)])
+    factor = cholesky(torch.cat([broken, torch.eye(3, dtype=torch.double)[None]]))
+    assert factor.isfinite().all()
+    torch.testing.assert_close(factor[[0, 1, 3]], torch.eye(3, dtype=torch.double).expand(3, -1, -1))
+    torch.testing.assert_close((factor[2] @ factor[2].mT) / 1e300, torch.ones(3, 3, dtype=torch.double), atol=1e-5,
+                               rtol=1e-5)

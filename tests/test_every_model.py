@@ -14,12 +14,13 @@ from posteria.bench.variational import bound_of
 from posteria.densities.mixed import MixedTheta
 from posteria.errors import InputError, UnsupportedError
 from posteria.estimator import Estimator, EstimatorInfo
-from posteria.every_model import Universal
+from posteria.every_model import Universal, universal
 from posteria.models import CustomModel, Parameter, build_model
 from posteria.models.repriored import repriored
 from posteria.parts import Part
 from posteria.training import TrainConfig, build, train
 from posteria.types import Dataset
+from tests.problems import simulated
 
 SHARED = {"name": "iterative", "options": {"shared": True, "lines": True}}
 
@@ -255,3 +256,14 @@ def test_models_with_relabellings_are_searched_twice(modes: int | None, expected
     made = Universal(network())
     assert made.estimator(build_model("gaussian_mixture", components=2), modes=modes).modes == expected
     assert made.estimator(build_model("poisson_regression")).modes == 1
+
+
+@pytest.mark.parametrize("value", [0.0, 0.7])
+@pytest.mark.parametrize("name", ["linear_regression", "hierarchical"])
+def test_targets_that_are_fitted_without_noise_are_not_trusted(name: str, value: float) -> None:
+    """The posterior of the noise is then improper: its density has no bound where the noise vanishes."""
+    model = build_model(name, **({"noise": "inferred"} if name == "linear_regression" else {"family": "gaussian"}))
+    drawn = simulated(model, 2 if name == "linear_regression" else 3, rows=12, batch=2)
+    constant = Dataset.of(drawn.x, torch.full_like(drawn.y, value), features=drawn.features)
+    refined = universal().posterior(model, constant).refine("laplace", seed=0)
+    assert not refined.trusted.any()

@@ -289,7 +289,7 @@ def test_log_densities_that_are_not_finite_are_named_and_counted() -> None:
     assert "not finite" in " ".join(found.diagnose().notes)
     refined = found.refine("reweight")
     assert refined.status == ("failed",)
-    assert "log densities not finite" in refined.reason[0]
+    assert "log densities not finite or beyond rounding" in refined.reason[0]
 
 
 def simulator() -> tuple[CustomModel, Estimator, SimulatedTask]:

@@ -110,8 +110,15 @@ def cholesky(matrix: Tensor) -> Tensor:
 
 
 def positive(matrix: Tensor) -> Tensor:
-    """|eigenvalues|, floored: a positive definite stand-in for an indefinite Hessian (Nocedal & Wright, 3.4)."""
-    values, vectors = torch.linalg.eigh(matrix.double())
-    floor = 1e-6 * values.abs().amax(-1, keepdim=True).clamp(min=1.0)
-    values = values.abs().maximum(floor.clamp(min=0.05))
+    """|eigenvalues|, floored: a positive definite stand-in for an indefinite Hessian (Nocedal & Wright, 3.4).
+
+    The identity where some entry is not finite.
+    """
+    wide = matrix.double()
+    size = wide.abs().amax((-2, -1), keepdim=True)
+    size = torch.where(size.isfinite(), size.clamp(min=1e-300), torch.nan)  # in its units nothing overflows
+    eye = torch.eye(wide.shape[-1], dtype=wide.dtype, device=wide.device)
+    values, vectors = torch.linalg.eigh(torch.where(size.isfinite(), wide / size, eye))
+    values = values.abs() * size[..., 0].nan_to_num(1.0)
+    values = values.maximum((1e-6 * values.amax(-1, keepdim=True).clamp(min=1.0)).clamp(min=0.05))
     return ((vectors * values[..., None, :]) @ vectors.mT).to(matrix.dtype)

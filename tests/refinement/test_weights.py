@@ -69,6 +69,16 @@ def test_what_is_not_finite_is_counted_and_not_reliable() -> None:
     assert torch.isfinite(weights.weights).all()
 
 
+def test_log_densities_beyond_rounding_are_not_equal_weights() -> None:
+    x, _ = of_scale(1.1, batch=2)
+    log_joint, log_q = Normal(0.0, 1.0).log_prob(x), Normal(0.0, 1.1).log_prob(x)
+    log_joint[0] -= 1e20  # what q says is lost in rounding: all weights look alike
+    log_joint[1, :3] = -1e20  # some draws far out are none of that
+    found = Weights.of(log_joint, log_q)
+    assert found.reliable.tolist() == [False, True]
+    assert found.bad.tolist() == [4000, 0]
+
+
 def test_one_dataset_is_as_in_the_batch() -> None:
     x, weights = of_scale(1.3, batch=5)
     alone = Weights.of(Normal(0.0, 1.0).log_prob(x[3:4]) + LOG_EVIDENCE, Normal(0.0, 1.3).log_prob(x[3:4]))

@@ -91,7 +91,7 @@ class Moments:
         """(B,) how many times as many weighted draws the target takes; at most 1 where these are enough."""
         margin = target.margin(counted)
         needed = torch.maximum(margin * self.mean_error / target.mean, margin * self.sd_error / target.log_sd)
-        return torch.where(counted, needed.square(), 0.0).amax(-1).nan_to_num(torch.inf)
+        return torch.where(counted, needed.square(), 0.0).amax(-1).nan_to_num(torch.inf, torch.inf)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from posteria.metrics.convergence import ess_bulk
 from posteria.refinement.accuracy import Accuracy
 from posteria.refinement.modes import Modes
 from posteria.refinement.problem import Counted, Problem
+from posteria.refinement.weights import LARGEST_LOG_DENSITY
 
 MAX_R_HAT = 1.01
 _MOST_WARMUP = 4
@@ -175,7 +176,7 @@ def _judged(problem: Problem, draws: Tensor, target: Accuracy) -> ChainRun:
     counted = torch.cat([problem.counted, torch.ones_like(problem.counted[:, :1])], -1)
     counted = counted & (whole.amax(1) > whole.amin(1))
     r_hat = nested_r_hat(whole.view(batch, _SUPERCHAINS, -1, length, whole.shape[-1]))
-    r_hat = torch.where(counted, r_hat, 1.0).nan_to_num(torch.inf).amax(-1)
+    r_hat = torch.where(counted, r_hat, 1.0).nan_to_num(torch.inf, torch.inf).amax(-1)
     everything = whole.view(batch, chains, length, -1)
     series, bulk = everything[..., :-1], ess_bulk(everything)
     steady = (torch.where(counted, _drift(everything, bulk), 0.0).nan_to_num(0.0) < _MOST_DRIFT).all(-1)
@@ -183,7 +184,8 @@ def _judged(problem: Problem, draws: Tensor, target: Accuracy) -> ChainRun:
     ess = torch.minimum(bulk[..., :-1], 2.0 * ess_bulk(centred))
     ess = torch.where(problem.counted, ess, torch.inf).nan_to_num(0.0, torch.inf).amin(-1)
     enough = (target.margin(problem.counted)[:, 0] / min(target.mean, target.log_sd)).square()
-    converged = steady & (r_hat < MAX_R_HAT) & (ess >= enough) & height.isfinite().all(-1)
+    known = (height.abs() < LARGEST_LOG_DENSITY).all(-1)
+    converged = steady & (r_hat < MAX_R_HAT) & (ess >= enough) & known
     return ChainRun(flat, r_hat, ess, steady, converged, torch.zeros(batch, dtype=torch.long))
 
 

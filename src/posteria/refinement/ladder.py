@@ -211,7 +211,7 @@ def _unseen(outcome: Outcome) -> Tensor:
 def _of_q(weights: Weights, i: int, shift: float, unseen: bool) -> str:
     words = f"q: k-hat {weights.pareto_k[i]:.2f}, ESS {weights.ess[i]:.0f}, mean off by {shift:.2g} sd"
     if weights.bad[i]:
-        words += f", {int(weights.bad[i])} of {weights.weights.shape[1]} log densities not finite"
+        words += f", {int(weights.bad[i])} of {weights.weights.shape[1]} log densities not finite or beyond rounding"
     return words + (", a mode left out" if unseen else "")
 
 

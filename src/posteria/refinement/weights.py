@@ -21,6 +21,8 @@ _EQUAL = 1e-3
 _EQUAL_ENOUGH, _MOST_OF_EQUAL = 0.01, 2.0
 _LEAST_DRAWS = 25
 _TINY = 1e-300
+# Log densities of this size cannot be told apart to a thousandth of a nat: rounding makes all weights alike.
+LARGEST_LOG_DENSITY = 1e12
 # k-hat below which weights can be relied on, given enough draws.
 MAX_PARETO_K = 0.7
 
@@ -46,7 +48,8 @@ class Weights:
         consistency_variance: (B,) variance over q of log p(theta, D) - log q(theta), zero for the posterior itself;
             infinite where some draw has no density under the model.
         log_evidence, log_evidence_error: (B,) log of the mean weight, and its standard error (delta method).
-        bad: (B,) long, draws whose log densities were NaN, +inf, or (for q) not finite.
+        bad: (B,) long, draws whose log densities were NaN, +inf, or (for q) not finite; all draws of a dataset whose
+            highest log density is so large that double precision cannot tell them apart.
     """
 
     weights: Tensor
@@ -74,11 +77,13 @@ class Weights:
             raise InputError.of("log_joint", f"{log_joint.shape[1]} draws", f"{_LEAST_DRAWS} draws or more")
         log_joint, log_q = log_joint.double(), log_q.double()
         broken = log_joint.isnan() | (log_joint == torch.inf) | ~log_q.isfinite()
+        highest = torch.where(broken, -torch.inf, log_joint).amax(-1, keepdim=True)
+        broken |= highest.isfinite() & (highest.abs() > LARGEST_LOG_DENSITY)
         ratio = torch.where(broken, -torch.inf, log_joint - log_q)
         smoothed, pareto_k = _smoothed(ratio)
         evidence, error = _evidence(ratio)
         return cls(smoothed, pareto_k, 1.0 / smoothed.square().sum(-1).clamp(min=1.0 / ratio.shape[1]),
-                   ratio.var(-1).nan_to_num(torch.inf), evidence, error, broken.sum(-1))
+                   ratio.var(-1).nan_to_num(torch.inf, torch.inf), evidence, error, broken.sum(-1))
 
     @property
     def reliable(self) -> Tensor:
@@ -132,7 +137,7 @@ def _smoothed(ratio: Tensor) -> tuple[Tensor, Tensor]:
         with np.errstate(over="ignore"):  # in the fit's own quadrature, where an infinity is meant
             log_weights, k = load_arviz().psislw(ratio[fitted].cpu().numpy())
         weights[fitted] = torch.as_tensor(log_weights).to(weights).exp()
-        pareto_k[fitted] = torch.as_tensor(k).to(weights).reshape(-1).nan_to_num(torch.inf)
+        pareto_k[fitted] = torch.as_tensor(k).to(weights).reshape(-1).nan_to_num(torch.inf, torch.inf)
     return weights, pareto_k
 
 
@@ -140,7 +145,7 @@ def _evidence(ratio: Tensor) -> tuple[Tensor, Tensor]:
     count = ratio.shape[1]
     log_mean = ratio.logsumexp(-1) - math.log(count)
     share = (ratio - log_mean[:, None]).exp()
-    return log_mean, (share.std(-1) / count**0.5).nan_to_num(torch.inf)
+    return log_mean, (share.std(-1) / count**0.5).nan_to_num(torch.inf, torch.inf)
 
 
 def resample(weights: Tensor, num: int, generator: torch.Generator) -> Tensor:

@@ -35,7 +35,7 @@ class Diagnosis:
         log_evidence, log_evidence_error: log p(D) by importance sampling, and its standard error. Where a model has
             labels that its likelihood does not know, and too many to list, q covers one labelling and the evidence is
             that of one.
-        bad: draws at which a log density was not a number.
+        bad: draws at which a log density was no number, or too large for double precision to tell apart from others.
         ood_distance, ood_summary: Mahalanobis distance of the encoder's summary from those of training datasets, and
             its p-value.
         ood_traits: p-values of rows, features, and location, scale, tails and correlation of x and y.
@@ -89,8 +89,8 @@ class Diagnosis:
         notes += [f"model: the data's {name} is unlike what the model predicts for {_count(p)} (p < {_SURPRISING})"
                   for name, p in self.predictive_p.items() if bool((p < _SURPRISING).any())]
         if bool((self.bad > 0).any()):
-            notes.append(f"log densities: {int(self.bad.nansum())} are not finite, in {int((self.bad > 0).sum())} of "
-                         f"{len(self)} datasets")
+            notes.append(f"log densities: {int(self.bad.nansum())} are not finite or beyond rounding, in "
+                         f"{int((self.bad > 0).sum())} of {len(self)} datasets")
         return tuple(notes)
 
 
