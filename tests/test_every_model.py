@@ -259,11 +259,13 @@ def test_models_with_relabellings_are_searched_twice(modes: int | None, expected
 
 
 @pytest.mark.parametrize("value", [0.0, 0.7])
-@pytest.mark.parametrize("name", ["linear_regression", "hierarchical"])
-def test_targets_that_are_fitted_without_noise_are_not_trusted(name: str, value: float) -> None:
+@pytest.mark.parametrize(("name", "options", "columns"), [
+    ("linear_regression", {"noise": "inferred"}, 2), ("hierarchical", {"family": "gaussian"}, 3)])
+def test_targets_that_are_fitted_without_noise_are_not_trusted(name: str, options: dict[str, Any], columns: int,
+                                                               value: float) -> None:
     """The posterior of the noise is then improper: its density has no bound where the noise vanishes."""
-    model = build_model(name, **({"noise": "inferred"} if name == "linear_regression" else {"family": "gaussian"}))
-    drawn = simulated(model, 2 if name == "linear_regression" else 3, rows=12, batch=2)
-    constant = Dataset.of(drawn.x, torch.full_like(drawn.y, value), features=drawn.features)
+    model = build_model(name, **options)
+    drawn = simulated(model, columns, rows=12, batch=2)
+    constant = Dataset.of(drawn.x, torch.full(drawn.x.shape[:2], value), features=drawn.features)
     refined = universal().posterior(model, constant).refine("laplace", seed=0)
     assert not refined.trusted.any()

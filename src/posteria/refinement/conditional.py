@@ -9,7 +9,7 @@ weight that the posterior gives them.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -140,7 +140,7 @@ class _Search:
 
     def __getitem__(self, places: tuple[Tensor, Tensor]) -> _Search:
         """That of some centres: numbers of datasets (B, 1), and places (B, m)."""
-        return _Search(*(getattr(self, name)[places] for name in _OF_CENTRES), self.looks)
+        return replace(self, **{name: getattr(self, name)[places] for name in _OF_CENTRES})
 
     def put(self, places: tuple[Tensor, Tensor], part: _Search) -> None:
         """Go on from what :meth:`__getitem__` gave, and has moved on."""
