@@ -17,7 +17,8 @@ from posteria.bench.runner import run_cells
 from posteria.bench.samplers import Moments, Quantities, compare_moments, parameters
 from posteria.bench.scales import SCALES
 from posteria.bench.store import Result, key_of
-from posteria.bench.trust_accuracy import Errors, errors_of, reference_of, steady
+from posteria.bench.trust_accuracy import Errors, errors_of, reference_of
+from posteria.bench.trust_chains import steady
 from posteria.bench.trust_bench import BENCH, BROKEN, SIZES, BrokenCell, TrustCell, figures_of, trust_cells
 from posteria.bench.trust_broken import FAULTS, caught
 from posteria.bench.trust_cases import CASES

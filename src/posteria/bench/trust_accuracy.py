@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from posteria.bench.samplers import Moments, Quantities, moments_of, parameters
+from posteria.bench.trust_chains import usable_chains
 from posteria.bench.trust_importance import importance_moments
 from posteria.bench.trust_mixtures import mixture_moments
+from posteria.bench.trust_units import unit_moments
 from posteria.errors import UnsupportedError
-from posteria.metrics.convergence import Convergence
 from posteria.models import Model
 from posteria.posterior import Posterior
 from posteria.reference import run_baseline
@@ -24,13 +25,13 @@ MOST_MEAN_ERROR, LEAST_SD_RATIO, MOST_SD_RATIO = 0.1, 0.9, 1.1
 WRONG = 0.25
 # Standard errors of the measurement itself that the lenient figure allows for.
 _ALLOWED_ERRORS = 3.0
-_MAX_R_HAT = 1.01
 # Datasets whose reference chains run together: bounds memory.
 _TOGETHER = 64
 # Nats by which the highest of an answer's draws may be above the highest of a reference's.
 _MOST_ABOVE = 3.0
-# Weighted draws that may come before chains; see the modules for what they take.
-WEIGHTED = {"importance": importance_moments, "mixtures": mixture_moments}
+# What may come before Hamiltonian chains: weighted draws, and chains of a model's own moves; see the modules for what
+# they take.
+WEIGHTED = {"importance": importance_moments, "mixtures": mixture_moments, "units": unit_moments}
 
 
 @dataclass(frozen=True)
@@ -114,19 +115,7 @@ def _from_chains(model: Model, dataset: Dataset, quantities: Quantities, chains:
     theta = run_baseline(model, dataset, "hmc", seed=seed, **settings).theta
     with torch.no_grad():
         values = quantities(model, dataset.double(), theta)
-    usable = Convergence.of(values).converged(_MAX_R_HAT, min_ess) & steady(values, min_ess)
-    return Reference(moments_of(values), usable, False)
-
-
-def steady(values: Tensor, min_ess: float) -> Tensor:
-    """(B,) bool: the halves of chains (B, C, S, Q) agree, up to four standard errors of as many draws as are asked for.
-
-    Ranks, which R-hat and effective sizes go by, do not see a few draws far away that chains left on their way in.
-    """
-    half = values.shape[2] // 2
-    early, late = values[:, :, :half].flatten(1, 2), values[:, :, half:].flatten(1, 2)
-    apart = torch.maximum((early.mean(1) - late.mean(1)).abs() / late.std(1), (early.std(1) / late.std(1)).log().abs())
-    return (apart.nan_to_num(0.0) < 4.0 * (4.0 / min_ess) ** 0.5).all(-1)
+    return Reference(moments_of(values), usable_chains(values, min_ess), False)
 
 
 @dataclass(frozen=True)

@@ -96,16 +96,15 @@ class TrustCell(CaseCell):
         """B."""
         sizes, case = SIZES[self.scale.name], CASES[self.case]
         home = self.shift == IN_DISTRIBUTION or self.weighted is not None
-        fewer = case.laptop_home if home else case.laptop_datasets
-        if self.scale.name == "laptop" and fewer is not None:
-            return fewer
+        if self.scale.name == "laptop" and self.shift in case.laptop_datasets:
+            return case.laptop_datasets[self.shift]
         if case.exact:
             return sizes.num_exact
         return sizes.num_home if home else sizes.num_datasets
 
     @property
     def weighted(self) -> str | None:
-        """The weighted draws that are the reference, if any."""
+        """What the reference is, beside Hamiltonian chains."""
         return CASES[self.case].weighted.get(self.shift)
 
     @property

@@ -28,8 +28,8 @@ class TrustCase:
         quantities: what is compared: the parameters, or functions of them that no relabelling changes.
         exact: there is an exact posterior.
         laptop_steps: of training at that scale, in place of the setup's.
-        laptop_datasets, laptop_home: at that scale, under a shift and in distribution, where chains take long.
-        weighted: the shifts under which weighted draws are the reference, and which: see
+        laptop_datasets: at that scale, under the shifts where the ladder or the reference takes long.
+        weighted: the shifts under which the reference is not Hamiltonian chains alone, and what it is: see
             :data:`posteria.bench.trust_accuracy.WEIGHTED`. As many datasets as in distribution, then.
     """
 
@@ -39,8 +39,7 @@ class TrustCase:
     quantities: Quantities = parameters
     exact: bool = False
     laptop_steps: int | None = None
-    laptop_datasets: int | None = None
-    laptop_home: int | None = None
+    laptop_datasets: Mapping[str, int] = field(default_factory=dict)
     weighted: Mapping[str, str] = field(default_factory=dict)
 
     def config(self, scale: Scale, seed: int = 0) -> TrainConfig:
@@ -52,7 +51,11 @@ class TrustCase:
 
 
 # Chains are the reference in distribution, where NUTS is timed too; under shifts weighted draws, which take less time.
-_MIXTURES = {shift: "mixtures" for shift in SHIFTS if shift != IN_DISTRIBUTION}
+_AWAY = [shift for shift in SHIFTS if shift != IN_DISTRIBUTION]
+_MIXTURES = dict.fromkeys(_AWAY, "mixtures")
+# Shifts under which the posterior of a network takes chains of its own moves.
+_RIDGES = ("scale_x5", "heavy_tails", "outliers", "n_1000")
+_NETWORK = {shift: "units" if shift in _RIDGES else "importance" for shift in SHIFTS}
 
 
 def _regression(dim: int) -> TrustCase:
@@ -84,10 +87,11 @@ CASES: Mapping[str, TrustCase] = {
     "lr_2d": _regression(2),
     "lr_25d": _regression(25),
     "lc_2d_2c": TrustCase(SETUPS["lc_2d_2c"], 2, _COVERING, laptop_steps=300, weighted=_MIXTURES),
-    "lc_25d_2c": TrustCase(Setup("linear_classification", 25, 2), 25, _FULL, laptop_datasets=200),
+    "lc_25d_2c": TrustCase(Setup("linear_classification", 25, 2), 25, _FULL,
+                           laptop_datasets=dict.fromkeys(_AWAY, 200)),
     "poisson_5d": _counts(5),
     "gmm_2d_2c": TrustCase(SETUPS["gmm_2d_2c"], 2, _COVERING_LABELLINGS, in_order, laptop_steps=600,
                            weighted=dict.fromkeys(SHIFTS, "mixtures")),
-    "nlr_relu1_1d": TrustCase(SETUPS["nlr_relu1_1d"], 1, {}, predictions, laptop_datasets=20,
-                              weighted=dict.fromkeys(("in_distribution", "n_8", "other_labels"), "importance")),
+    "nlr_relu1_1d": TrustCase(SETUPS["nlr_relu1_1d"], 1, {}, predictions, weighted=_NETWORK,
+                              laptop_datasets=dict.fromkeys(_RIDGES, 20)),
 }

@@ -47,6 +47,9 @@ class Model(ABC):
             the scales of a hierarchical model; empty where there are none. Refinement proposes them first.
         independent_axis: the parameter axis (groups) whose entries are independent a posteriori given the
             hyperparameters and the parameters off that axis; empty where there is none.
+        separate_units: the only exchangeable axis is one of hidden units, of which each has a parameter that
+            :meth:`conjugate` names, in the axis' order; its column of :meth:`regression`'s design depends on the unit's
+            own parameters alone.
     """
 
     name: ClassVar[str] = ""
@@ -57,6 +60,7 @@ class Model(ABC):
     exchangeable_axes: tuple[str, ...] = ()
     hyperparameters: tuple[str, ...] = ()
     independent_axis: str = ""
+    separate_units: bool = False
     # The curvature of the likelihood (Gauss-Newton, Fisher), together with that of a normal prior, is positive definite
     # wherever it is evaluated.
     curvature_is_positive_with_prior: bool = False
@@ -190,6 +194,18 @@ class Model(ABC):
         """
         raise UnsupportedError(f"{self.name or type(self).__name__} has no parameters whose posterior given the others "
                                "is known")
+
+    def regression(self, theta: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor, Tensor]:
+        """The linear regression that :meth:`conditional` is the answer of, given the others' values in theta (B, C, P).
+
+        Returns:
+            Its design (B, C or 1, N, R), target (B, C or 1, N, 1), zero where no row is observed, and precision of the
+            noise of both (B or 1, C or 1, 1, 1), in double precision.
+
+        Raises:
+            UnsupportedError: :meth:`conjugate` names no parameters.
+        """
+        raise UnsupportedError(f"{self.name or type(self).__name__} has no parameters in which it is a regression")
 
     def _dense_curvature(self, point: Tensor, score: Tensor, dataset: Dataset) -> Tensor:
         """(B, C, P, P), detached: exact negative Hessian when small, else the sum of outer row scores."""

@@ -113,6 +113,7 @@ class _Neural(OutputModel):
             raise InputError.of("activation", repr(activation), f"one of {sorted(ACTIVATIONS)}")
         self.hidden, self.layers, self.activation = hidden, layers, activation
         self.exchangeable_axes = ("hidden", "hidden2")[:layers]
+        self.separate_units = layers == 1
         many = head.target == "class"
         axes = dict.fromkeys(self.exchangeable_axes, hidden) | ({"classes": head.num_outputs} if many else {})
         super().__init__(head, _blocks(self.exchangeable_axes, many), axes, priors)

@@ -211,18 +211,23 @@ class OutputModel(Model):
             return super().conditional(theta, dataset)
         location, scale = (moment[places].double().to(theta.device) for moment in layout.prior_moments)
         active = self.active(dataset)[:, None, places]
-        root = self._root(theta, dataset)
-        # One noise for all rows is taken out of the sums, which draws may then share.
-        one = root.new_ones(())
-        within, strength = (one, root.square()) if root.shape[2] == 1 else (root, one)
-        within = within * dataset.observed[:, None, :, None]
-        design = self.design(theta, dataset).double() * within
-        design = design if active.all() else design * active[..., None, :]
-        residual = _target(dataset).double()[..., None] * within - design @ location[:, None]
+        design, target, strength = self.regression(theta, dataset)
+        residual = target - design @ location[:, None]
         prior = torch.where(active, scale**-2, 1.0)
         factor = cholesky(strength * (design.mT @ design) + torch.diag_embed(prior))
         mean = location + torch.cholesky_solve(strength * (design.mT @ residual), factor)[..., 0]
         return torch.where(active, mean, 0.0).to(kind), factor.to(kind)
+
+    def regression(self, theta: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor, Tensor]:
+        active = self.active(dataset)[:, None, self.conjugate(self.layout_of(dataset))]
+        root = self._root(theta, dataset)
+        # One noise for all rows is taken out of the sums, which draws may then share.
+        one = root.new_ones(1, 1, 1, 1)
+        within, strength = (one, root.square()) if root.shape[2] == 1 else (root, one)
+        within = within * dataset.observed[:, None, :, None]
+        design = self.design(theta, dataset).double() * within
+        design = design if active.all() else design * active[..., None, :]
+        return design, _target(dataset).double()[..., None] * within, strength
 
     def _root(self, theta: Tensor, dataset: Dataset) -> Tensor:
         """(B, S, N, 1) one over the noise's standard deviation; (B, S, 1, 1) where it is that of all rows."""

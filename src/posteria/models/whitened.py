@@ -85,7 +85,7 @@ class Whitened(Model):
         self.model, self.maps = model, maps
         self.target, self.extra_columns, self.num_classes = model.target, model.extra_columns, model.num_classes
         self.exchangeable_axes, self.hyperparameters = model.exchangeable_axes, model.hyperparameters
-        self.independent_axis = model.independent_axis
+        self.independent_axis, self.separate_units = model.independent_axis, model.separate_units
         self.curvature_is_positive_with_prior = model.curvature_is_positive_with_prior
         self.in_normal_units = self
 
@@ -219,6 +219,9 @@ class Whitened(Model):
 
     def conditional(self, theta: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor]:
         return self.model.conditional(self.theta(theta, dataset), dataset)
+
+    def regression(self, theta: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor, Tensor]:
+        return self.model.regression(self.theta(theta, dataset), dataset)
 
     def draw_inputs(self, num_datasets: int, rows: int, columns: int, generator: torch.Generator | None,
                     device: torch.device | str = "cpu") -> Tensor:

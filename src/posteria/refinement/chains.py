@@ -13,18 +13,23 @@ import torch
 from torch import Tensor
 
 from posteria.baselines import hmc
+from posteria.baselines.base import Info, Sampler
 from posteria.metrics.convergence import ess_bulk
 from posteria.refinement.accuracy import Accuracy
 from posteria.refinement.modes import Modes
-from posteria.refinement.problem import Counted, Problem
+from posteria.refinement.problem import Counted, Moves, Problem
 from posteria.refinement.weights import LARGEST_LOG_DENSITY
 
 MAX_R_HAT = 1.01
 _MOST_WARMUP = 4
 _SUPERCHAINS, _CHAINS = 8, 8
 _WARMUP, _NUM_SAMPLES, _ROUNDS = 60, 40, 3
-# Chains that nearly agree go on as they are, for so many times as long, before they are warmed up anew.
-_STRETCHES, _NEARLY = (1, 2, 4), 1.03
+# Chains that nearly agree go on as they are, for so many times as long, before they are warmed up anew; moves that
+# have nothing to adapt gain nothing by that.
+_STRETCHES, _OWN_STRETCHES, _NEARLY = (1, 2, 4), (1, 2, 4, 8, 16), 1.03
+# Where the longest stretch would have less than what is wanted over this many effective draws, at the rate so far, they
+# do not go on.
+_HOPE = 1.5
 # Two rounds that leave superchains further apart than this are not for lack of time: they sit in different modes.
 _HOPELESS = 1.1
 # Chains are still on their way in where a mean of their first fifth, that of the log joint included, is further than so
@@ -103,14 +108,15 @@ def overdispersed(problem: Problem, draws: Tensor, modes: Modes | None = None) -
 
 
 def run_chains(problem: Problem, starts: Tensor, target: Accuracy, generator: torch.Generator) -> ChainRun:
-    """Chains of HMC until superchains agree, in rounds; each goes on with the datasets that have not converged.
+    """Chains until superchains agree, in rounds; each goes on with the datasets that have not converged.
 
     A round takes more draws while some dataset nearly converges. After two rounds, those whose superchains are still
     far apart are given up, so that a posterior with modes apart fails soon; and nothing is begun after a million
     gradients, so that every dataset comes to an end.
 
-    Step size and metric are adapted per dataset as in :mod:`posteria.baselines.hmc`: from the curvature at the mode
-    uphill of the best chain, then from the covariance of all chains.
+    Chains take the problem's own moves where it has some. Else they are Hamiltonian, and step size and metric are
+    adapted per dataset as in :mod:`posteria.baselines.hmc`: from the curvature at the mode uphill of the best chain,
+    then from the covariance of all chains.
 
     Args:
         problem: B posteriors.
@@ -140,13 +146,13 @@ def _round(problem: Problem, z: Tensor, number: int, target: Accuracy, generator
     """One run from z (B, C, P), with twice the thinning of the round before, and at first twice the warm-up."""
     counted = Counted(problem.joint)
     longer = 2**number
-    steer = None if problem.steer is None else counted.counting(problem.steer)
-    sampler = hmc.build(counted, num_warmup=_WARMUP * min(longer, _MOST_WARMUP), steer=steer)
+    sampler = _sampler(problem, counted, _WARMUP * min(longer, _MOST_WARMUP))
     state = sampler.init(z, generator)
     for _ in range(sampler.num_warmup):
         state, _ = sampler.update(state, generator)
     kept, run = [], None
-    for stretch in _STRETCHES:
+    stretches = _STRETCHES if problem.moves is None else _OWN_STRETCHES
+    for stretch in stretches:
         while len(kept) < stretch * _NUM_SAMPLES:
             for _ in range(longer):
                 state, _ = sampler.update(state, generator)
@@ -154,10 +160,41 @@ def _round(problem: Problem, z: Tensor, number: int, target: Accuracy, generator
         judged = _judged(problem, torch.stack(kept[stretch - 1::stretch], 2), target)
         run = judged if run is None else _better(run, judged)
         going = ~run.converged & run.steady & (run.r_hat < _NEARLY)
+        if problem.moves is not None:
+            going &= run.ess * _HOPE * stretches[-1] / stretch > _enough(problem, target)
         if not going.any() or counted.evaluations >= _MOST_EVALUATIONS:
             break
     assert run is not None  # there are stretches
     return replace(run, evaluations=torch.full_like(run.evaluations, counted.evaluations))
+
+
+@dataclass(frozen=True)
+class _Place:
+    z: Tensor
+
+
+class _Own:
+    """Chains that take a problem's own moves, which have nothing to adapt; implements
+    :class:`posteria.baselines.base.Sampler`."""
+
+    def __init__(self, moves: Moves, counted: Counted, num_warmup: int):
+        self.moves, self.counted, self.num_warmup = moves, counted, num_warmup
+
+    def init(self, z: Tensor, generator: torch.Generator) -> _Place:
+        return _Place(z)
+
+    def update(self, state: _Place, generator: torch.Generator) -> tuple[_Place, Info]:
+        self.counted.evaluations += self.moves.cost * state.z.shape[1]
+        always = state.z.new_ones(state.z.shape[:2])
+        info = Info(always, torch.zeros_like(always, dtype=torch.bool), always[:, 0])
+        return _Place(self.moves(state.z, generator)), info
+
+
+def _sampler(problem: Problem, counted: Counted, num_warmup: int) -> Sampler:
+    if problem.moves is not None:
+        return _Own(problem.moves, counted, num_warmup)
+    steer = None if problem.steer is None else counted.counting(problem.steer)
+    return hmc.build(counted, num_warmup=num_warmup, steer=steer)
 
 
 def _better(run: ChainRun, longer: ChainRun) -> ChainRun:
@@ -183,10 +220,14 @@ def _judged(problem: Problem, draws: Tensor, target: Accuracy) -> ChainRun:
     centred = (series - series.mean((1, 2), keepdim=True)).square()
     ess = torch.minimum(bulk[..., :-1], 2.0 * ess_bulk(centred))
     ess = torch.where(problem.counted, ess, torch.inf).nan_to_num(0.0, torch.inf).amin(-1)
-    enough = (target.margin(problem.counted)[:, 0] / min(target.mean, target.log_sd)).square()
     known = (height.abs() < LARGEST_LOG_DENSITY).all(-1)
-    converged = steady & (r_hat < MAX_R_HAT) & (ess >= enough) & known
+    converged = steady & (r_hat < MAX_R_HAT) & (ess >= _enough(problem, target)) & known
     return ChainRun(flat, r_hat, ess, steady, converged, torch.zeros(batch, dtype=torch.long))
+
+
+def _enough(problem: Problem, target: Accuracy) -> Tensor:
+    """(B,) effective draws that are wanted."""
+    return (target.margin(problem.counted)[:, 0] / min(target.mean, target.log_sd)).square()
 
 
 def _drift(series: Tensor, ess: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -77,6 +78,20 @@ class Counted:
         return self._joint.fixed_noise(num, seed)
 
 
+class Moves(Protocol):
+    """A Markov kernel that leaves the posteriors of B datasets as they are, with nothing to adapt.
+
+    Attributes:
+        cost: how many evaluations of the log joint a move of one chain is worth, by the time it takes.
+    """
+
+    cost: int
+
+    def __call__(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        """The next z (B, C, P) of every chain."""
+        ...
+
+
 @dataclass(frozen=True)
 class Nesting:
     """Which parameters are nearly normal given a few others, and the two factors of their density.
@@ -125,6 +140,7 @@ class Problem:
         single_mode: other modes may be looked for; False where relabellings cannot be listed, since each is a mode.
         steer: (B, S, P) -> (B, S, P) gradients of the log joint, cheaper and less exact than its own: what leads the
             trajectories of chains.
+        moves: what chains take in place of Hamiltonian trajectories, or None.
         row_block: how many datasets go through a processor together in chains.
         nesting: for models that declare hyperparameters, or None.
         far: () -> (B, M, P) points from which modes are looked for, beside draws of the prior; None for none.
@@ -138,6 +154,7 @@ class Problem:
     permutations: Tensor | None = None
     single_mode: bool = True
     steer: Callable[[Tensor], Tensor] | None = None
+    moves: Moves | None = None
     row_block: int = 32
     nesting: Nesting | None = None
     far: Callable[[], Tensor] | None = None

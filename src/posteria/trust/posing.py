@@ -13,6 +13,7 @@ from posteria.densities.selective import draws_of
 from posteria.densities.symmetric import SymmetrisedTheta, permutations_of_axis
 from posteria.errors import InputError, UnsupportedError
 from posteria.models.base import Model
+from posteria.models.hidden_units import unit_moves
 from posteria.models.log_joint import ModelLogJoint
 from posteria.models.ordering import in_order
 from posteria.models.whitened import Whitened, whitened
@@ -56,10 +57,13 @@ def problem_of(model: Model, dataset: Dataset, whiten: bool = True) -> Problem:
         quantities, counted = view.ordered, joint.active
     else:
         quantities, counted = view.predictions, view.rows_mask
-    block = max(1, _CHAIN_ROWS // (_CHAINS * dataset.x.shape[1]))
+    moves = unit_moves(model, wide, joint)
+    # Those go through datasets one by one.
+    block = 1 if moves is not None else max(1, _CHAIN_ROWS // (_CHAINS * dataset.x.shape[1]))
     far = None if permutations is None else partial(led_by_few, model, dataset)
     return Problem(joint, view.density, quantities, counted, lambda index: problem_of(original, dataset[index], whiten),
-                   permutations, listed, plain.steer, block, nesting_of(model, wide, joint), far)
+                   permutations, listed, plain.steer, moves, block,
+                   nesting_of(model, wide, joint), far)
 
 
 def relabellings(model: Model, joint: ModelLogJoint) -> Tensor | None:
