@@ -18,10 +18,10 @@ from posteria.bench.samplers import Moments, Quantities, compare_moments, parame
 from posteria.bench.scales import SCALES
 from posteria.bench.store import Result, key_of
 from posteria.bench.trust_accuracy import Errors, errors_of, reference_of
-from posteria.bench.trust_chains import steady
 from posteria.bench.trust_bench import BENCH, BROKEN, SIZES, BrokenCell, TrustCell, figures_of, trust_cells
 from posteria.bench.trust_broken import FAULTS, caught
 from posteria.bench.trust_cases import CASES
+from posteria.bench.trust_chains import steady
 from posteria.bench.trust_importance import importance_moments
 from posteria.bench.trust_mixtures import mixture_moments
 from posteria.bench.trust_report import verdicts, write_trust_report
@@ -121,7 +121,7 @@ def test_errors_are_in_sds_of_the_exact_posterior(shift: float, width: float, ac
 def test_chains_are_a_reference_where_they_converge() -> None:
     model = LinearClassification(classes=2, temperature=1.0)
     dataset = draw_shifted(model, 1, SHIFTS["in_distribution"], 2)
-    chains = {"num_chains": 4, "num_samples": 500, "rounds": 1}
+    chains = {"num_chains": 4, "num_samples": 500, "rounds": 3}
     good = reference_of(model, dataset, parameters, chains, 400.0)
     assert good.usable.all()
     assert not good.exact

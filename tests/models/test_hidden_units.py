@@ -12,7 +12,7 @@ from posteria.bench.trust_importance import importance_moments
 from posteria.models import LinearRegression, Model, NeuralClassification, NeuralRegression
 from posteria.models.hidden_units import UnitMoves, unit_moves
 from posteria.models.log_joint import ModelLogJoint
-from posteria.models.whitened import whitened
+from posteria.models.whitened import Whitened, whitened
 from posteria.randomness import generator_for
 from posteria.refinement import Accuracy
 from posteria.refinement.chains import run_chains
@@ -42,7 +42,7 @@ def _drawn(model: Model, count: int, rows: int, columns: int = 2, seed: int = 1)
     """Datasets, and z (B, 1, P) of the parameters that made them."""
     dataset, theta = SimulatedTask(model, (rows, rows), (columns, columns)).draw(count, generator_for(seed))
     dataset, own = dataset.double(), whitened(model)
-    u = theta.double() if own is model else own.units(theta.double(), dataset)
+    u = own.units(theta.double(), dataset) if isinstance(own, Whitened) else theta.double()
     joint = ModelLogJoint(own, dataset)
     return dataset, ((u - joint.location) / joint.scale)[:, None]
 

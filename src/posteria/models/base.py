@@ -47,6 +47,8 @@ class Model(ABC):
             the scales of a hierarchical model; empty where there are none. Refinement proposes them first.
         independent_axis: the parameter axis (groups) whose entries are independent a posteriori given the
             hyperparameters and the parameters off that axis; empty where there is none.
+        separate_entries: there is such an axis, every row's likelihood depends on the own parameters of one of its
+            entries, and :meth:`likelihood_by_entry` is known.
         separate_units: the only exchangeable axis is one of hidden units, of which each has a parameter that
             :meth:`conjugate` names, in the axis' order; its column of :meth:`regression`'s design depends on the unit's
             own parameters alone.
@@ -60,6 +62,7 @@ class Model(ABC):
     exchangeable_axes: tuple[str, ...] = ()
     hyperparameters: tuple[str, ...] = ()
     independent_axis: str = ""
+    separate_entries: bool = False
     separate_units: bool = False
     # The curvature of the likelihood (Gauss-Newton, Fisher), together with that of a normal prior, is positive definite
     # wherever it is evaluated.
@@ -168,6 +171,14 @@ class Model(ABC):
             (B, C, G, E, K), and within an entry (B, C, G, E, E).
         """
         return None
+
+    def likelihood_by_entry(self, theta: Tensor, dataset: Dataset) -> Tensor:
+        """(B, C, G) log likelihood of the rows of each entry of the :attr:`independent_axis`, at each theta (B, C, P).
+
+        Raises:
+            UnsupportedError: unless :attr:`separate_entries`.
+        """
+        raise UnsupportedError(f"{self.name or type(self).__name__} has no rows that belong to entries of an axis")
 
     def likelihood_expectation(self, theta: Tensor, spread: Spread, dataset: Dataset) -> Expectation | None:
         """Score and curvature averaged over a normal around theta (B, P), or None.

@@ -138,7 +138,7 @@ class Hierarchical(OutputModel):
     """
 
     name = "hierarchical"
-    independent_axis = _GROUPS
+    independent_axis, separate_entries = _GROUPS, True
 
     def __init__(self, family: str = "gaussian", groups: int = 8, varying_slopes: bool = False,
                  priors: Mapping[str, Distribution] | None = None, **options: Any):
@@ -164,6 +164,11 @@ class Hierarchical(OutputModel):
         cross = grouped * scale
         _, score = self._score_along(line, theta, dataset)  # type: ignore[arg-type]
         return score, (whole, cross, cross[..., self._varying(whole)] * scale.mT)
+
+    @torch.no_grad()
+    def likelihood_by_entry(self, theta: Tensor, dataset: Dataset) -> Tensor:
+        rows = torch.where(dataset.observed[:, None], self.row_log_prob(theta, dataset), 0.0)
+        return self._groups(dataset).sums(rows.mT.contiguous()).mT
 
     def _sums(self, weights: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor]:
         """Sums of weights (B, S, N) times the design of M = D + 1 columns twice.

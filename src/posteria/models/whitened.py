@@ -85,7 +85,8 @@ class Whitened(Model):
         self.model, self.maps = model, maps
         self.target, self.extra_columns, self.num_classes = model.target, model.extra_columns, model.num_classes
         self.exchangeable_axes, self.hyperparameters = model.exchangeable_axes, model.hyperparameters
-        self.independent_axis, self.separate_units = model.independent_axis, model.separate_units
+        self.independent_axis, self.separate_entries = model.independent_axis, model.separate_entries
+        self.separate_units = model.separate_units
         self.curvature_is_positive_with_prior = model.curvature_is_positive_with_prior
         self.in_normal_units = self
 
@@ -175,6 +176,9 @@ class Whitened(Model):
         common = common * outer[..., None] * outer[..., None, :] + torch.diag_embed(extra[..., places[0]])
         own = own * inner * inner.mT + torch.diag_embed(extra[..., places[1]])
         return score * slope, (common, cross * inner * outer[:, :, None, None], own)
+
+    def likelihood_by_entry(self, theta: Tensor, dataset: Dataset) -> Tensor:
+        return self.model.likelihood_by_entry(self.theta(theta, dataset), dataset)
 
     def block_places(self, dataset: Dataset) -> tuple[Tensor, Tensor]:
         """Places of the parameters off the independent axis (K,), and of each of its entries' (G, E)."""

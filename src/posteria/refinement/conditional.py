@@ -72,15 +72,39 @@ class Conditional:
         """(B, S, M) log density of r at offsets (B, S, M, R) or fewer axes, of which a share has heavy tails."""
         square = torch.where(self.active[:, None, None], noise.square(), 0.0)
         size = self.active.sum(-1).to(square)[:, None, None]
-        density = log_normal(square.sum(-1), size)
-        if heavy:
-            tails = size * _LOG_T4 - 2.5 * torch.log1p(0.25 * square).sum(-1)
-            density = torch.logaddexp(density + math.log1p(-heavy), tails + math.log(heavy))
-        return density + self.factor.half_log_det[..., None]
+        return _log_offsets(square, size, heavy) + self.factor.half_log_det[..., None]
+
+    def log_prob_apart(self, noise: Tensor, common: float, own: float) -> tuple[Tensor, Tensor]:
+        """Log density of the common parameters (B, S, M), and of each entry's own given those (B, S, M, G).
+
+        Args:
+            noise: (S, M, R) offsets.
+            common, own: share of each that has heavy tails.
+        """
+        outer, entries = len(self.nesting.common), self.nesting.own.shape
+        square = torch.where(self.active[:, None, None], noise.square(), 0.0)
+        each, size = (part[..., outer:].unflatten(-1, entries) for part in (square, self.active))
+        log_common = _log_offsets(square[..., :outer], self.active[:, None, None, :outer].sum(-1).to(square), common)
+        log_each = _log_offsets(each, size.sum(-1).to(square)[:, None, None], own)
+        return (log_common + _half_log_det(self.factor.common)[..., None],
+                log_each + _half_log_det(self.factor.own)[:, :, None])
 
     def offsets(self, z: Tensor) -> Tensor:
         """(B, S, R) standardised offsets of the points z (B, S, P), which have this h."""
         return self.factor.whiten((z - self.z)[..., self.nesting.rest])
+
+
+def _half_log_det(factor: Tensor) -> Tensor:
+    return factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
+def _log_offsets(square: Tensor, size: Tensor, heavy: float) -> Tensor:
+    """(...) log density of standardised offsets with these squares (..., E), of which so many exist."""
+    density = log_normal(square.sum(-1), size)
+    if not heavy:
+        return density
+    tails = size * _LOG_T4 - 2.5 * torch.log1p(0.25 * square).sum(-1)
+    return torch.logaddexp(density + math.log1p(-heavy), tails + math.log(heavy))
 
 
 def conditional(problem: Problem, z: Tensor) -> Conditional:

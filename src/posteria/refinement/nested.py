@@ -6,31 +6,32 @@ fit, log p(h, D) is taken to be E[log p(h, r, D) - log q(r | h)] over q(r | h) (
 section 3, take the value at the mode). Importance weights against the true joint density then correct everything, and
 say whether they can.
 
-Every h is tried with several r, one of which stays, chosen by weight, with the mean of the weights: properly weighted
-(Liu 2001, Monte Carlo Strategies in Scientific Computing, section 2.5.4), with less variance than one try.
+Every h is tried with several r, one of which stays, see :mod:`posteria.refinement.tries`.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from posteria.refinement.accuracy import Accuracy, Moments
-from posteria.refinement.conditional import Conditional, conditional, heavier
+from posteria.refinement.conditional import Conditional, conditional
 from posteria.refinement.marginal import Marginal, Study, first_guess
 from posteria.refinement.modes import missed_modes
 from posteria.refinement.problem import Nesting, Problem
 from posteria.refinement.proposal import flip
 from posteria.refinement.tailored import LEAST_ESS, Tailored
+from posteria.refinement.tries import Tries, one_of, one_of_each
 from posteria.refinement.weights import Weights
 
 # More hyperparameters than this are no longer few: the marginal would take too many values to fit.
 MOST_HYPERPARAMETERS = 12
-# Tries of r per h, and those of them with heavy tails: for normal priors, and for others.
-_PLAIN, _SMOOTHED = (4, 1), (8, 4)
+# Tries of r per h, and those of them with heavy tails: for normal priors, and for others. Where entries choose for
+# themselves, tries of the common parameters, and of the entries given each.
+_PLAIN, _SMOOTHED = ((4, 1), (1, 0)), ((8, 4), (1, 0))
+_APART = ((2, 1), (4, 1))
 # Values of h at which the marginal is looked at, round by round, and again where that was not enough; and the
 # antithetic pairs of r that it takes.
 _MORE = (100, 100, 100, 200, 300)
@@ -193,30 +194,26 @@ class _Climb:
 
     def drawn(self, problem: Problem, proposal: NestedProposal, number: int, index: Tensor) -> _Draws:
         """A thousand new draws; the same for a number."""
-        nesting, (tries, heavy) = _declared(problem), _tries(problem)
-        noise = problem.joint.fixed_noise(_NUM_SAMPLES * tries, _SEED + number + self.seed % _SEED).double()
-        noise, own = noise.unflatten(0, (-1, tries)), torch.Generator().manual_seed(self.seed + number)
+        nesting, (first, each) = _declared(problem), _tries(problem)
+        count, seed = _NUM_SAMPLES * first[0] * each[0], _SEED + number + self.seed % _SEED
+        noise = problem.joint.fixed_noise(count, seed).double().unflatten(0, (_NUM_SAMPLES, -1))
+        own = torch.Generator().manual_seed(self.seed + number)
         u = proposal.outer.draw(noise[:, 0, nesting.hyper], flip(_NUM_SAMPLES, own))
-        place, noise = torch.rand(_NUM_SAMPLES, generator=own, dtype=torch.double), noise[..., nesting.rest]
-        noise[:, -heavy:] = heavier(noise[:, -heavy:])
-        parts = [self._tried(problem, proposal, u[:, part], noise[part], place[part], index)
+        drawn = Tries.of(noise[..., nesting.rest], first, each, nesting, own)
+        parts = [self._tried(problem, proposal, u[:, part], drawn[part], index)
                  for part in _blocks(problem, _NUM_SAMPLES)]
         z, ratio = (torch.cat([part[i] for part in parts], 1) for i in range(2))
         log_slope = nesting.units.units(z[..., nesting.hyper])[1]
         return _Draws(z, u, ratio - proposal.outer.log_prob(u) - _over(proposal.outer.active, log_slope))
 
-    def _tried(self, problem: Problem, proposal: NestedProposal, u: Tensor, noise: Tensor, place: Tensor,
-               index: Tensor) -> tuple[Tensor, Tensor]:
-        """One of the tries (S, M, R) of r for every u (B, S, H), and the log of their mean weight against q(r | h)."""
+    def _tried(self, problem: Problem, proposal: NestedProposal, u: Tensor, tries: Tries, index: Tensor) -> (
+            tuple[Tensor, Tensor]):
+        """One of the tries of r for every u (B, S, H), and the log of their mean weight against q(r | h)."""
         inner = proposal.inner(problem, u)
-        self.evaluations[index] += u.shape[1] * (len(noise[0]) + inner.looks)
-        points = inner.at(noise)
-        ratio = inner.log_ratio(problem, points, noise, _heavy(problem))
-        sound = ratio.nan_to_num(-torch.inf, -torch.inf, -torch.inf)
-        edges = sound.softmax(-1).nan_to_num(1.0).cumsum(-1)
-        chosen = (edges < place[:, None]).sum(-1).clamp(max=ratio.shape[-1] - 1)
-        z = points.gather(2, chosen[..., None, None].expand(-1, -1, 1, points.shape[-1]))[:, :, 0]
-        return z, ratio.logsumexp(-1) - math.log(ratio.shape[-1])
+        self.evaluations[index] += u.shape[1] * (tries.noise[0, ..., 0].numel() + inner.looks)
+        if _declared(problem).entries is None:
+            return one_of(problem, inner, tries)
+        return one_of_each(problem, inner, tries)
 
     def sample(self, problem: Problem, proposal: NestedProposal, study: Study, index: Tensor, fit: int) -> None:
         """Draw for datasets (b,) until the target is met, or is out of reach; fit anew where weights go wrong."""
@@ -261,13 +258,17 @@ def _declared(problem: Problem) -> Nesting:
     return problem.nesting
 
 
-def _tries(problem: Problem) -> tuple[int, int]:
-    return _SMOOTHED if _declared(problem).smooth else _PLAIN
+def _tries(problem: Problem) -> tuple[tuple[int, int], tuple[int, int]]:
+    """How many, and how many with heavy tails: of r or its common part, and of its entries given that."""
+    nesting = _declared(problem)
+    if nesting.entries is not None:
+        return _APART
+    return _SMOOTHED if nesting.smooth else _PLAIN
 
 
 def _heavy(problem: Problem) -> float:
     """Share of tries with heavy tails."""
-    tries, heavy = _tries(problem)
+    tries, heavy = _tries(problem)[0]
     return heavy / tries
 
 
@@ -279,5 +280,6 @@ def _over(active: Tensor, log_slope: Tensor) -> Tensor:
 def _blocks(problem: Problem, num: int) -> list[slice]:
     """Values of h that go through together, as memory allows."""
     batch, rows = problem.joint.dataset.x.shape[:2]
-    size = max(1, _MOST_ENTRIES // (batch * max(rows, _tries(problem)[0] * problem.active.shape[1])))
+    first, each = _tries(problem)
+    size = max(1, _MOST_ENTRIES // (batch * max(rows, first[0] * each[0] * problem.active.shape[1])))
     return [slice(first, min(first + size, num)) for first in range(0, num, size)]

@@ -107,6 +107,8 @@ class Nesting:
         likelihood: (B, S, P) -> the log likelihood's score in r, (B, S, R), and its curvature in r, at each z.
         prior: z (B, S, P) and standard deviations (B, S, R) -> score and curvature of the log prior, (B, S, R) each,
             averaged over normals around r: the posterior does not see a prior's kinks and tails as points do.
+        entries: (B, S, P) -> (B, S, G) what of the log joint density depends on each entry's own parameters, up to what
+            they do not change; None where that is not known.
         smooth: the prior of r is not normal, so that those averages depend on the standard deviations.
     """
 
@@ -116,6 +118,7 @@ class Nesting:
     own: Tensor
     likelihood: Callable[[Tensor], tuple[Tensor, Arrow]]
     prior: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    entries: Callable[[Tensor], Tensor] | None
     smooth: bool
 
     @property

@@ -33,7 +33,8 @@ def nesting_of(model: Model, dataset: Dataset, joint: ModelLogJoint) -> Nesting 
     if places is None:
         return None
     view = _View(model, dataset, joint, places.common, places.own)
-    return Nesting(places.hyper, places.units, places.common, places.own, view.likelihood, view.prior, places.smooth)
+    return Nesting(places.hyper, places.units, places.common, places.own, view.likelihood, view.prior,
+                   view.entries if model.separate_entries else None, places.smooth)
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,14 @@ class _View:
         else:
             score, curvature = found[0], self._scaled(*found[1])
         return (score * self.joint.scale).nan_to_num(0.0, _LARGEST, -_LARGEST)[..., self.rest], curvature
+
+    @torch.no_grad()
+    def entries(self, z: Tensor) -> Tensor:
+        """(B, S, G) log likelihood of each entry's rows, and log prior of its own parameters."""
+        theta, layout = self.joint.theta(z), self.joint.layout
+        terms = -0.5 * z.square() if layout.has_normal_prior else layout.log_prior_terms(theta)
+        terms = torch.where(self.joint.active[:, None], terms, 0.0)
+        return self.model.likelihood_by_entry(theta, self.dataset) + terms[..., self.own].sum(-1)
 
     def _scaled(self, common: Tensor, cross: Tensor, own: Tensor) -> Arrow:
         """Blocks in theta as blocks in z."""
