@@ -129,6 +129,13 @@ def _check_factor(factor: Tensor, matrix: Tensor, relative: float, floor: float 
     assert error <= relative * matrix.abs().max() + floor
 
 
+@pytest.mark.parametrize("matrix", [[[1.7e308, -1.7e308], [-1.7e308, 1.0]], [[1e305, 2e305], [2e305, -1e290]]])
+def test_matrices_near_the_largest_numbers_have_a_factor(matrix: list[list[float]]) -> None:
+    factor = cholesky(torch.tensor([matrix], dtype=torch.double))
+    assert factor.isfinite().all()
+    assert (factor.diagonal(dim1=-2, dim2=-1) > 0.0).all()
+
+
 # -- positive ------------------------------------------------------------------------------------
 def test_positive_leaves_positive_definite_matrices_alone() -> None:
     matrix = forms()["dense"][1]

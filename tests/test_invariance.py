@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -24,6 +25,8 @@ ENCODER = Part("iterative", {"width": 16, "climbs": 8, "widenings": 2, "layers":
 _RELATIVE = 1e-4
 # The search differentiates its likelihood twice, which magnifies rounding in float32.
 _MAGNIFIED = {"poisson_regression": 5.0}
+# The search of networks may be chaotic: there, what changes of x by a rounding error or two do is allowed, ten times.
+_CHAOTIC, _ROUNDING, _TIMES = {"neural_regression", "neural_classification"}, 1e-7, 10.0
 
 few = settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.differing_executors])
 
@@ -52,13 +55,26 @@ def check_same(name: str, first: Dataset, second: Dataset) -> None:
     mean, sd, kept = _moments(name, first, one)
     mean_other, sd_other, kept_other = _moments(name, second, other)
     allowed = _RELATIVE * _MAGNIFIED.get(name, 1.0)
+    by_rounding = _moved_by_rounding(name, first, mean) if name in _CHAOTIC else torch.zeros(len(mean), 1)
+    calm = (by_rounding <= allowed).all(-1)
     scale = sd + mean.abs()
-    assert ((mean - mean_other).abs() <= allowed * scale).all(), float(((mean - mean_other).abs() / scale).max())
-    torch.testing.assert_close(sd_other, sd, rtol=10 * allowed, atol=0)
+    moved = ((mean - mean_other).abs() / scale).amax(-1, keepdim=True)
+    assert (moved <= allowed + _TIMES * by_rounding).all(), (moved, by_rounding)
+    torch.testing.assert_close(sd_other[calm], sd[calm], rtol=10 * allowed, atol=0)
     theta = mean[:, None] + sd[:, None] * torch.randn(len(mean), 3, mean.shape[1], generator=generator_for(8))
     log_prob, log_prob_other = one.log_prob(_put(theta, kept, one)), other.log_prob(_put(theta, kept_other, other))
     atol = allowed * 10 * mean.shape[1]
-    torch.testing.assert_close(log_prob_other, log_prob, rtol=allowed, atol=atol)
+    torch.testing.assert_close(log_prob_other[calm], log_prob[calm], rtol=allowed, atol=atol)
+
+
+def _moved_by_rounding(name: str, dataset: Dataset, mean: Tensor) -> Tensor:
+    """(B, 1) by how much of sd and mean the means (B, P) of a dataset move at most where x has other last digits."""
+    furthest = torch.zeros(len(mean), 1)
+    for times in (-2, -1, 1, 2):
+        nearby = replace(dataset, x=dataset.x * (1.0 + times * _ROUNDING))
+        other, sd, _ = _moments(name, nearby, estimator_for(name).distribution(nearby))
+        furthest = furthest.maximum(((other - mean).abs() / (sd + mean.abs())).amax(-1, keepdim=True))
+    return furthest
 
 
 def _moments(name: str, dataset: Dataset, distribution: Any) -> tuple[Tensor, Tensor, Tensor]:

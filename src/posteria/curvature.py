@@ -8,6 +8,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
+# Eigenvalues beyond would overflow where a matrix is put together of them.
+_LARGEST = 1e305
+
 
 @dataclass(frozen=True)
 class DenseCurvature:
@@ -119,6 +122,6 @@ def positive(matrix: Tensor) -> Tensor:
     size = torch.where(size.isfinite(), size.clamp(min=1e-300), torch.nan)  # in its units nothing overflows
     eye = torch.eye(wide.shape[-1], dtype=wide.dtype, device=wide.device)
     values, vectors = torch.linalg.eigh(torch.where(size.isfinite(), wide / size, eye))
-    values = values.abs() * size[..., 0].nan_to_num(1.0)
+    values = (values.abs() * size[..., 0].nan_to_num(1.0)).clamp(max=_LARGEST)
     values = values.maximum((1e-6 * values.amax(-1, keepdim=True).clamp(min=1.0)).clamp(min=0.05))
     return ((vectors * values[..., None, :]) @ vectors.mT).to(matrix.dtype)
