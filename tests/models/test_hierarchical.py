@@ -12,6 +12,7 @@ from torch.distributions import HalfNormal, Normal
 from posteria.errors import DataError, InputError
 from posteria.models import Hierarchical, build_model
 from posteria.randomness import generator_for
+from posteria.testing.models import check_normal_given_hyperparameters
 from posteria.types import Dataset
 from tests.problems import simulated
 
@@ -162,3 +163,11 @@ def test_wrong_options() -> None:
         Hierarchical(groups=1)
     with pytest.raises(InputError, match="family: got 'categorical'; takes a family with one output"):
         Hierarchical("categorical")
+
+
+def test_the_contract_objects_to_a_wrong_claim_that_the_others_are_normal() -> None:
+    model = Hierarchical("poisson", groups=3)
+    assert not model.normal_given_hyperparameters
+    model.normal_given_hyperparameters = True
+    with pytest.raises(AssertionError, match="bend along a line"):
+        check_normal_given_hyperparameters(model, 3)

@@ -205,12 +205,31 @@ def test_models_that_declare_nothing_or_too_much_do_not_nest() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("slopes", [False, True])
+def test_where_the_others_are_normal_one_look_and_one_try_say_all(slopes: bool) -> None:
+    model = Hierarchical(groups=5, varying_slopes=slopes)
+    problem = problem_of(model, simulated(model, 3, 30, batch=2))
+    assert problem.nesting is not None
+    assert problem.nesting.exact
+    inner = conditional(problem, 3.0 * problem.joint.fixed_noise(4, 1).double().expand(2, -1, -1).contiguous())
+    assert inner.looks == 1
+    noise = torch.randn(6, len(problem.nesting.rest), dtype=torch.double, generator=generator_for(2))
+    ratio = inner.log_ratio(problem, inner.at(noise), noise, 0.0)
+    torch.testing.assert_close(ratio, ratio[..., :1].expand_as(ratio), rtol=1e-9, atol=1e-7)
+    laplace = torch.distributions.Laplace(0.0, 1.0)
+    for other in (Hierarchical("poisson"), Hierarchical(priors={"group_offsets": laplace})):
+        posed = problem_of(other, simulated(other, 3, 30, batch=1))
+        assert posed.nesting is not None
+        assert not posed.nesting.exact
+
+
 def test_counts_in_groups_agree_with_long_chains() -> None:
-    from posteria.reference import run_baseline
+    pytest.importorskip("numpyro")
+    from posteria.reference import NUTS, run_baseline
 
     model = Hierarchical("poisson", groups=8)
     dataset = simulated(model, 3, 60, batch=2)
-    run = run_baseline(model, dataset, "hmc", num_chains=8, num_samples=1000, rounds=3)
+    run = run_baseline(model, dataset, NUTS, num_chains=4, num_samples=2000, target_accept=0.95)
     assert run.converged.all()
     theta = model.sample_prior(dataset, 500, generator_for(0))
     found = refine_draws(model, dataset, theta, method="laplace", num_draws=4000)

@@ -45,6 +45,8 @@ class Model(ABC):
             of all blocks leaves the likelihood unchanged.
         hyperparameters: names of the few parameters given which all others are nearly normal a posteriori, such as
             the scales of a hierarchical model; empty where there are none. Refinement proposes them first.
+        normal_given_hyperparameters: the likelihood is that of a linear model with normal noise in all others, so that
+            with normal priors they are exactly normal given the hyperparameters.
         independent_axis: the parameter axis (groups) whose entries are independent a posteriori given the
             hyperparameters and the parameters off that axis; empty where there is none.
         separate_entries: there is such an axis, every row's likelihood depends on the own parameters of one of its
@@ -61,6 +63,7 @@ class Model(ABC):
     has_likelihood: bool = True
     exchangeable_axes: tuple[str, ...] = ()
     hyperparameters: tuple[str, ...] = ()
+    normal_given_hyperparameters: bool = False
     independent_axis: str = ""
     separate_entries: bool = False
     separate_units: bool = False

@@ -13,6 +13,7 @@ from torch.distributions import Distribution, HalfNormal, constraints
 from posteria.errors import InputError
 from posteria.models.extra_columns import whole_column
 from posteria.models.families import build_head
+from posteria.models.heads import GaussianHead
 from posteria.models.outputs import OutputModel
 from posteria.models.parameters import FEATURES, Parameter
 from posteria.types import Dataset
@@ -153,6 +154,7 @@ class Hierarchical(OutputModel):
         super().__init__(head, _blocks(varying_slopes), {_GROUPS: groups}, priors, (group,))
         scales = ("group_scale", "slope_scale") if varying_slopes else ("group_scale",)
         self.hyperparameters = (*scales, *(parameter.name for parameter in head.parameters))
+        self.normal_given_hyperparameters = isinstance(head, GaussianHead)
 
     @torch.no_grad()
     def likelihood_blocks(self, theta: Tensor, dataset: Dataset) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:

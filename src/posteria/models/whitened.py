@@ -87,6 +87,9 @@ class Whitened(Model):
         self.exchangeable_axes, self.hyperparameters = model.exchangeable_axes, model.hyperparameters
         self.independent_axis, self.separate_entries = model.independent_axis, model.separate_entries
         self.separate_units = model.separate_units
+        # A map bends the likelihood as a function of u.
+        self.normal_given_hyperparameters = (model.normal_given_hyperparameters
+                                             and set(maps) <= set(model.hyperparameters))
         self.curvature_is_positive_with_prior = model.curvature_is_positive_with_prior
         self.in_normal_units = self
 

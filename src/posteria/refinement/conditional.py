@@ -112,6 +112,9 @@ def conditional(problem: Problem, z: Tensor) -> Conditional:
     nesting = problem.nesting
     assert nesting is not None  # who asks has looked
     active = problem.active[:, nesting.rest]
+    if nesting.exact:
+        factor, step, _ = _newton(nesting, z, torch.ones_like(z[..., nesting.rest]), active)
+        return Conditional(z.index_add(-1, nesting.rest, step), factor, active, nesting, 1)
     search, rows = _Search.at(z[..., nesting.rest]), torch.arange(len(z))[:, None]
     factor = search.look(nesting, z.index_copy(-1, nesting.rest, search.trial), active)
     looked = z.shape[1]
@@ -124,6 +127,16 @@ def conditional(problem: Problem, z: Tensor) -> Conditional:
         search.put(left, part)
         looked += part.done.shape[1]
     return Conditional(z.index_copy(-1, nesting.rest, search.base), factor, active, nesting, -(-looked // z.shape[1]))
+
+
+def _newton(nesting: Nesting, z: Tensor, spread: Tensor, active: Tensor) -> tuple[ArrowFactor, Tensor, Tensor]:
+    """The factor of the precision of r at z (B, S, P), the step to the centre, and the score (B, S, R)."""
+    score, curvature = nesting.likelihood(z)
+    prior_score, prior_curvature = nesting.prior(z, spread)
+    seen = active[:, None]
+    factor = curvature.plus_diagonal(torch.where(seen, prior_curvature, 1.0)).factor()
+    score = torch.where(seen, score + prior_score, 0.0)
+    return factor, factor.solve(score), score
 
 
 @dataclass
@@ -174,12 +187,7 @@ class _Search:
 
     def look(self, nesting: Nesting, z: Tensor, active: Tensor) -> ArrowFactor:
         """Move on from what is seen at z (B, S, P); returns the precision's factor there."""
-        score, curvature = nesting.likelihood(z)
-        prior_score, prior_curvature = nesting.prior(z, self.spread)
-        seen = active[:, None]
-        factor = curvature.plus_diagonal(torch.where(seen, prior_curvature, 1.0)).factor()
-        score = torch.where(seen, score + prior_score, 0.0)
-        step = factor.solve(score)
+        factor, step, score = _newton(nesting, z, self.spread, active)
         spread = factor.variances().sqrt() if nesting.smooth else self.spread
         same = ((spread / self.spread).log().abs().amax(-1) < _SAME_SPREAD)
         self._move(step, (score * step).sum(-1), same)

@@ -28,9 +28,9 @@ from posteria.refinement.weights import Weights
 
 # More hyperparameters than this are no longer few: the marginal would take too many values to fit.
 MOST_HYPERPARAMETERS = 12
-# Tries of r per h, and those of them with heavy tails: for normal priors, and for others. Where entries choose for
-# themselves, tries of the common parameters, and of the entries given each.
-_PLAIN, _SMOOTHED = ((4, 1), (1, 0)), ((8, 4), (1, 0))
+# Tries of r per h, and those of them with heavy tails: where r is normal, so that all tries are alike; for normal
+# priors; and for others. Where entries choose for themselves, tries of the common parameters, and of the entries given each.
+_EXACT, _PLAIN, _SMOOTHED = ((1, 0), (1, 0)), ((4, 1), (1, 0)), ((8, 4), (1, 0))
 _APART = ((2, 1), (4, 1))
 # Values of h at which the marginal is looked at, round by round, and again where that was not enough; and the
 # antithetic pairs of r that it takes.
@@ -178,11 +178,11 @@ class _Climb:
     def _bound(self, problem: Problem, proposal: NestedProposal, u: Tensor, index: Tensor) -> Tensor:
         """(B, S) E[log p(h, r, D) - log q(r | h)] at u (B, S, H), over the same antithetic draws everywhere.
 
-        A lower bound of log p(h, D), exact where r is normal given h; as a density of u.
+        A lower bound of log p(h, D), exact where r is normal given h, where any draw gives it; as a density of u.
         """
         nesting = _declared(problem)
         noise = problem.joint.fixed_noise(_PAIRS, _SEED - 1).double()[:, nesting.rest]
-        noise = torch.cat([noise, -noise])
+        noise = torch.zeros_like(noise[:1]) if nesting.exact else torch.cat([noise, -noise])
         values = []
         for part in _blocks(problem, u.shape[1]):
             inner = proposal.inner(problem, u[:, part])
@@ -261,6 +261,8 @@ def _declared(problem: Problem) -> Nesting:
 def _tries(problem: Problem) -> tuple[tuple[int, int], tuple[int, int]]:
     """How many, and how many with heavy tails: of r or its common part, and of its entries given that."""
     nesting = _declared(problem)
+    if nesting.exact:
+        return _EXACT
     if nesting.entries is not None:
         return _APART
     return _SMOOTHED if nesting.smooth else _PLAIN

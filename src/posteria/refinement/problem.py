@@ -110,6 +110,7 @@ class Nesting:
         entries: (B, S, P) -> (B, S, G) what of the log joint density depends on each entry's own parameters, up to what
             they do not change; None where that is not known.
         smooth: the prior of r is not normal, so that those averages depend on the standard deviations.
+        exact: given the few, r is normal, and ``likelihood`` has its curvature.
     """
 
     hyper: Tensor
@@ -120,6 +121,7 @@ class Nesting:
     prior: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     entries: Callable[[Tensor], Tensor] | None
     smooth: bool
+    exact: bool
 
     @property
     def rest(self) -> Tensor:

@@ -48,6 +48,7 @@ def check_model(model: Model, num_columns: int, seed: int = 0, exact_curvature: 
     check_prediction(model, num_columns, seed)
     check_exact_posterior(model, num_columns, seed)
     check_conditional(model, num_columns, seed)
+    check_normal_given_hyperparameters(model, num_columns, seed)
 
 
 def example(model: Model, num_columns: int, seed: int = 0, num_datasets: int = 3, rows: int = 7,
@@ -349,6 +350,24 @@ def check_conditional(model: Model, num_columns: int, seed: int = 0) -> None:
     padded = dataset.padded(dataset.x.shape[1] + 3, num_columns)
     for once, again in zip((mean, factor), model.conditional(theta, padded), strict=True):
         torch.testing.assert_close(again, once, msg=_named("conditional posterior of padded rows"))
+
+
+def check_normal_given_hyperparameters(model: Model, num_columns: int, seed: int = 0) -> None:
+    """Where the model says so: along lines on which the hyperparameters stay, the log likelihood is a parabola."""
+    if not model.normal_given_hyperparameters:
+        return
+    dataset, theta = example(model, num_columns, seed)
+    step = torch.randn(theta.shape, generator=generator_for(seed, 4), dtype=theta.dtype)
+    layout = model.layout(num_columns)
+    for name in model.hyperparameters:
+        step[..., layout[name].span] = 0.0
+    step = torch.where(model.active(dataset)[:, None], step, 0.0)
+    heights = torch.stack([model.log_likelihood(theta + t * step, dataset) for t in range(4)])
+    bend = heights[0] - 2.0 * heights[1] + heights[2]
+    torch.testing.assert_close(heights[1] - 2.0 * heights[2] + heights[3], bend, msg=_named("bend along a line"))
+    precision = model.likelihood_precision(theta[:, :1], dataset)
+    torch.testing.assert_close(-torch.einsum("bp,bpq,bq->b", step[:, 0], precision, step[:, 0]), bend[:, 0],
+                               msg=_named("bend by the precision"))
 
 
 def check_simulator_says_so(model: Model, num_columns: int, seed: int = 0) -> None:

@@ -33,8 +33,9 @@ def nesting_of(model: Model, dataset: Dataset, joint: ModelLogJoint) -> Nesting 
     if places is None:
         return None
     view = _View(model, dataset, joint, places.common, places.own)
+    exact = model.normal_given_hyperparameters and not places.smooth
     return Nesting(places.hyper, places.units, places.common, places.own, view.likelihood, view.prior,
-                   view.entries if model.separate_entries else None, places.smooth)
+                   view.entries if model.separate_entries and not exact else None, places.smooth, exact)
 
 
 @dataclass(frozen=True)
