@@ -29,7 +29,8 @@ from posteria.refinement.weights import Weights
 # More hyperparameters than this are no longer few: the marginal would take too many values to fit.
 MOST_HYPERPARAMETERS = 12
 # Tries of r per h, and those of them with heavy tails: where r is normal, so that all tries are alike; for normal
-# priors; and for others. Where entries choose for themselves, tries of the common parameters, and of the entries given each.
+# priors; and for others. Where entries choose for themselves, tries of the common parameters, and of the entries given
+# each.
 _EXACT, _PLAIN, _SMOOTHED = ((1, 0), (1, 0)), ((4, 1), (1, 0)), ((8, 4), (1, 0))
 _APART = ((2, 1), (4, 1))
 # Values of h at which the marginal is looked at, round by round, and again where that was not enough; and the
