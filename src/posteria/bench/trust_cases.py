@@ -88,7 +88,7 @@ CASES: Mapping[str, TrustCase] = {
     "lr_25d": _regression(25),
     "lc_2d_2c": TrustCase(SETUPS["lc_2d_2c"], 2, _COVERING, laptop_steps=300, weighted=_MIXTURES),
     "lc_25d_2c": TrustCase(Setup("linear_classification", 25, 2), 25, _FULL,
-                           laptop_datasets=dict.fromkeys(_AWAY, 200)),
+                           laptop_datasets=dict.fromkeys(_AWAY, 1000)),
     "poisson_5d": _counts(5),
     "gmm_2d_2c": TrustCase(SETUPS["gmm_2d_2c"], 2, _COVERING_LABELLINGS, in_order, laptop_steps=600,
                            weighted=dict.fromkeys(SHIFTS, "mixtures")),
