@@ -37,6 +37,15 @@ def test_gains_are_sums_over_whole_steps(function: Callable[[Tensor, Tensor], Te
         assert float(actual) == pytest.approx(expected, rel=1e-9, abs=1e-13)
 
 
+@pytest.mark.parametrize("function", [digamma_gain, trigamma_gain])
+def test_in_single_precision_they_are_right_up_to_its_rounding(function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    start = torch.logspace(-3, 4, 200)[:, None]
+    count = torch.tensor([0.0, 1.0, 2.0, 7.0, 200.0])
+    single, double = function(start, count), function(start.double(), count.double())
+    assert single.dtype == torch.float32
+    assert ((single - double).abs() <= 16 * torch.finfo(torch.float32).eps * double.abs()).all()
+
+
 @pytest.mark.parametrize("function", [log_rising, digamma_gain, trigamma_gain])
 def test_many_at_once_are_each_by_itself(function: Callable[[Tensor, Tensor], Tensor]) -> None:
     start = torch.linspace(0.1, 40.0, 700, dtype=torch.float64)[:, None]

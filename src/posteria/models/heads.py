@@ -97,8 +97,13 @@ class Head(ABC):
         """(B, S, H) gradient in the head's own unconstrained parameters."""
         return outputs.new_zeros(*outputs.shape[:2], 0)
 
-    def own_curvature(self, outputs: Tensor, y: Tensor, observed: Tensor, extra: Extra) -> Tensor:
-        """(B, S, H) positive curvature in the head's own unconstrained parameters; near a mode their information."""
+    def own_curvature(self, outputs: Tensor, y: Tensor, observed: Tensor, extra: Extra, score: Tensor,
+                      information: Tensor) -> Tensor:
+        """(B, S, H) positive curvature in the head's own unconstrained parameters; near a mode their information.
+
+        Args:
+            score, information: what :meth:`own_score` and :meth:`own_information` gave for the same arguments.
+        """
         return outputs.new_zeros(*outputs.shape[:2], 0)
 
     def own_information(self, outputs: Tensor, observed: Tensor, extra: Extra) -> Tensor:
@@ -151,7 +156,8 @@ class InferredNoiseHead(GaussianHead):
         squares = ((y - outputs[..., 0]) / self.scale(extra)) ** 2 - 1.0
         return torch.where(observed[:, None], squares, 0.0).sum(-1, keepdim=True)
 
-    def own_curvature(self, outputs: Tensor, y: Tensor, observed: Tensor, extra: Extra) -> Tensor:
+    def own_curvature(self, outputs: Tensor, y: Tensor, observed: Tensor, extra: Extra, score: Tensor,
+                      information: Tensor) -> Tensor:
         """2n (r - 1) / log r, with r the mean squared residual over the noise variance.
 
         Equal to the information 2n where r = 1; elsewhere the secant with which a Newton step ends at r = 1, however

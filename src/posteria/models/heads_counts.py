@@ -113,9 +113,9 @@ class NegativeBinomialHead(PoissonHead):
         gradient = digamma_gain(r, y) + logsigmoid(-logits) + logits.sigmoid() - y / r * (-logits).sigmoid()
         return summed(r * gradient, observed)
 
-    def own_curvature(self, outputs: Tensor, y: Tensor, observed: Tensor, extra: Extra) -> Tensor:
-        return precision_secant(self.own_score(outputs, y, observed, extra),
-                                self.own_information(outputs, observed, extra))
+    def own_curvature(self, outputs: Tensor, y: Tensor, observed: Tensor, extra: Extra, score: Tensor,
+                      information: Tensor) -> Tensor:
+        return precision_secant(score, information)
 
     def own_information(self, outputs: Tensor, observed: Tensor, extra: Extra) -> Tensor:
         r, logits = self._parts(outputs, extra)
@@ -168,30 +168,27 @@ class BetaBinomialHead(Head):
         return BetaBinomial(extra["trials"], whole * success, whole * failure, validate_args=False)
 
     def own_score(self, outputs: Tensor, y: Tensor, observed: Tensor, extra: Extra) -> Tensor:
-        return summed(self._own_row_score(outputs, y, extra), observed)
+        whole, success, failure = self._parts(outputs, extra)
+        trials = extra["trials"]
+        one, zero = self._gains(y, trials, whole * success, whole * failure)
+        return summed(whole * (success * one + failure * zero - digamma_gain(whole, trials)), observed)
 
-    def own_curvature(self, outputs: Tensor, y: Tensor, observed: Tensor, extra: Extra) -> Tensor:
+    def own_curvature(self, outputs: Tensor, y: Tensor, observed: Tensor, extra: Extra, score: Tensor,
+                      information: Tensor) -> Tensor:
         """The observed curvature, kept above a share of :meth:`own_information`."""
         whole, success, failure = self._parts(outputs, extra)
         trials = extra["trials"]
         one, zero = whole * success, whole * failure
         second = (success**2 * trigamma_gain(one, y) + failure**2 * trigamma_gain(zero, trials - y)
                   - trigamma_gain(whole, trials))
-        curvature = summed(-(whole**2) * second - self._own_row_score(outputs, y, extra), observed)
-        return torch.maximum(curvature, _LEAST_SHARE * self.own_information(outputs, observed, extra))
+        curvature = summed(-(whole**2) * second, observed) - score
+        return torch.maximum(curvature, _LEAST_SHARE * information)
 
     def own_information(self, outputs: Tensor, observed: Tensor, extra: Extra) -> Tensor:
         """That of a normal with the same mean and variance; the right one for large concentrations."""
         whole, trials = extra["concentration"][..., None], extra["trials"]
         rows = 0.5 * trials * (trials - 1) * (whole / ((whole + trials) * (whole + 1))) ** 2
         return summed(rows.expand(outputs.shape[:-1]), observed)
-
-    def _own_row_score(self, outputs: Tensor, y: Tensor, extra: Extra) -> Tensor:
-        """(B, S, N) derivative in the log concentration."""
-        whole, success, failure = self._parts(outputs, extra)
-        trials = extra["trials"]
-        one, zero = self._gains(y, trials, whole * success, whole * failure)
-        return whole * (success * one + failure * zero - digamma_gain(whole, trials))
 
     def _gains(self, y: Tensor, trials: Tensor, one: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
         return digamma_gain(one, y), digamma_gain(zero, trials - y)

@@ -67,9 +67,10 @@ class StudentTHead(Head):
         squares = ((y - outputs[..., 0]) / _of_draw(extra, "noise_scale")) ** 2
         return summed((self.degrees + 1) * squares / (self.degrees + squares) - 1.0, observed)
 
-    def own_curvature(self, outputs: Tensor, y: Tensor, observed: Tensor, extra: Extra) -> Tensor:
+    def own_curvature(self, outputs: Tensor, y: Tensor, observed: Tensor, extra: Extra, score: Tensor,
+                      information: Tensor) -> Tensor:
         # The score is bounded, so a step with the information is never long.
-        return self.own_information(outputs, observed, extra)
+        return information
 
     def own_information(self, outputs: Tensor, observed: Tensor, extra: Extra) -> Tensor:
         per_row = 2 * self.degrees / (self.degrees + 3)
@@ -108,9 +109,9 @@ class GammaHead(Head):
         shape, log_ratio = _of_draw(extra, "shape"), y.log() - bounded_log(outputs[..., 0])
         return summed(shape * (log_minus_digamma(shape) + log_ratio - torch.expm1(log_ratio)), observed)
 
-    def own_curvature(self, outputs: Tensor, y: Tensor, observed: Tensor, extra: Extra) -> Tensor:
-        return precision_secant(self.own_score(outputs, y, observed, extra),
-                                self.own_information(outputs, observed, extra))
+    def own_curvature(self, outputs: Tensor, y: Tensor, observed: Tensor, extra: Extra, score: Tensor,
+                      information: Tensor) -> Tensor:
+        return precision_secant(score, information)
 
     def own_information(self, outputs: Tensor, observed: Tensor, extra: Extra) -> Tensor:
         return summed(gamma_information(_of_draw(extra, "shape")).expand(outputs.shape[:-1]), observed)

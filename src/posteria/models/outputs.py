@@ -91,7 +91,7 @@ class OutputModel(Model):
         with torch.no_grad():  # a preconditioner; roots of vanishing probabilities have no gradient anyway
             extra = self._extra(theta, dataset)
             curvature = [line.pull_back_squared(self.head.root(line.outputs, extra) * seen),
-                         self._own_curvature(line.outputs, dataset, extra)]
+                         self._own_terms(line.outputs, dataset, extra)[1]]
         return Geometry(log_likelihood, score, torch.cat(curvature, -1))
 
     def likelihood_gradient(self, theta: Tensor, dataset: Dataset) -> Tensor:
@@ -115,18 +115,20 @@ class OutputModel(Model):
         seen = dataset.observed[:, None, :, None, None].to(theta.dtype)
         extra = self._extra(theta, dataset)
         jacobian = line.jacobian(self.head.root(line.outputs, extra) * seen)
-        own = self._own_curvature(line.outputs, dataset, extra).mean(1)
+        own = self._own_terms(line.outputs, dataset, extra)[1].mean(1)
         return self._with_own_rows(jacobian.flatten(1, 2) / theta.shape[1] ** 0.5, own)
 
-    def _own_curvature(self, outputs: Tensor, dataset: Dataset, extra: Extra) -> Tensor:
-        """(B, S, H) curvature in the head's own parameters: their information where parameters outnumber rows.
+    def _own_terms(self, outputs: Tensor, dataset: Dataset, extra: Extra) -> tuple[Tensor, Tensor]:
+        """(B, S, H) score and curvature in the head's own parameters.
 
-        There the mode is where the residuals vanish, far from the mass, and a search must not hurry towards it.
+        The latter is their information where parameters outnumber rows. There the mode is where the residuals vanish, far from the mass, and a search must not hurry towards it.
         """
-        secant = self.head.own_curvature(outputs, _target(dataset), dataset.observed, extra)
+        y, observed = _target(dataset), dataset.observed
+        score = self.head.own_score(outputs, y, observed, extra)
+        information = self.head.own_information(outputs, observed, extra)
+        secant = self.head.own_curvature(outputs, y, observed, extra, score, information)
         plenty = dataset.num_observations > 2 * self.active(dataset).sum(-1)
-        information = self.head.own_information(outputs, dataset.observed, extra)
-        return torch.where(plenty[:, None, None], secant, information)
+        return score, torch.where(plenty[:, None, None], secant, information)
 
     def _with_own_rows(self, jacobian: Tensor, own: Tensor) -> Tensor:
         """Rows of the curvature in all parameters, those of the head's own (B, H) included."""
@@ -167,8 +169,8 @@ class OutputModel(Model):
         points = points.transpose(0, 1)  # (B, Q, N, K)
         extra, y = self._extra_at(region, nodes[:, size:], dataset), _target(dataset)
         pulled, information = self.head.averages(points, y, extra)
-        score = self.head.own_score(points, y, dataset.observed, extra).mean(1)
-        return pulled, _root(information), score, self._own_curvature(points, dataset, extra).mean(1)
+        score, curvature = self._own_terms(points, dataset, extra)
+        return pulled, _root(information), score.mean(1), curvature.mean(1)
 
     def _own_widths(self, theta: Tensor, spread: Spread, dataset: Dataset) -> Tensor:
         """(B, H) standard deviations of the head's own parameters."""
