@@ -121,7 +121,8 @@ class OutputModel(Model):
     def _own_terms(self, outputs: Tensor, dataset: Dataset, extra: Extra) -> tuple[Tensor, Tensor]:
         """(B, S, H) score and curvature in the head's own parameters.
 
-        The latter is their information where parameters outnumber rows. There the mode is where the residuals vanish, far from the mass, and a search must not hurry towards it.
+        The latter is their information where parameters outnumber rows: there the mode is where the residuals vanish,
+        far from the mass, and a search must not hurry towards it.
         """
         y, observed = _target(dataset), dataset.observed
         score = self.head.own_score(outputs, y, observed, extra)
