@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution, HalfNormal, constraints
 
 from posteria.errors import InputError
+from posteria.models.base import in_blocks
 from posteria.models.extra_columns import whole_column
 from posteria.models.families import build_head
 from posteria.models.heads import GaussianHead
@@ -169,6 +170,9 @@ class Hierarchical(OutputModel):
 
     @torch.no_grad()
     def likelihood_by_entry(self, theta: Tensor, dataset: Dataset) -> Tensor:
+        return in_blocks(self._summed_by_group, theta, dataset)
+
+    def _summed_by_group(self, theta: Tensor, dataset: Dataset) -> Tensor:
         rows = torch.where(dataset.observed[:, None], self.row_log_prob(theta, dataset), 0.0)
         return self._groups(dataset).sums(rows.mT.contiguous()).mT
 

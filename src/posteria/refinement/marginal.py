@@ -50,17 +50,20 @@ class Cloud:
     def log_prob(self, u: Tensor, size: Tensor) -> Tensor:
         """(B, S) log of share times density at u (B, S, H), which has so many active entries (B, 1)."""
         unit, centre = u.clamp(-_FARTHEST, _FARTHEST) @ self.factor, self.centre @ self.factor
+        lengths = centre.square().sum(-1)[:, None], unit.square().sum(-1, keepdim=True)
         block = max(1, _MOST_ENTRIES // max(1, self.share.numel()))
-        density = torch.cat([self._density(part, centre, size) for part in unit.split(block, 1)], 1)
+        parts = zip(unit.split(block, 1), lengths[1].split(block, 1), strict=True)
+        density = torch.cat([self._density(torch.baddbmm(lengths[0] + length, part, centre.mT, alpha=-2.0), size)
+                             for part, length in parts], 1)
         return density.log() + self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True) - math.log(2.0)
 
-    def _density(self, unit: Tensor, centre: Tensor, size: Tensor) -> Tensor:
-        """(B, S) sum over components of share times the normal's plus the t's density, all standardised.
+    def _density(self, square: Tensor, size: Tensor) -> Tensor:
+        """(B, S) sum over components of share times the normal's plus the t's density, at squared distances (B, S, K).
 
-        Not of logarithms, which would take twice as long: the t's do not underflow.
+        All standardised. Not of logarithms, which would take twice as long: the t's do not underflow. The distances are
+        overwritten.
         """
-        lengths = centre.square().sum(-1)[:, None] + unit.square().sum(-1, keepdim=True)
-        square = torch.baddbmm(lengths, unit, centre.mT, alpha=-2.0).clamp_(min=0.0)
+        square = square.clamp_(min=0.0)
         nothing, share = torch.zeros_like(size), self.share[:, None]
         tails = (square / DEGREES).log1p_().mul_(-0.5 * (DEGREES + size)[..., None]).exp_()
         middle = square.mul_(-0.5).exp_()
