@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from posteria.models import Model, base, build_model
+from posteria.models import Model, blocks, build_model
 from posteria.testing.models import example
 
 _MODELS = [build_model("linear_regression", noise="inferred"), build_model("neural_regression", hidden=3),
@@ -19,7 +19,7 @@ def test_a_likelihood_in_blocks_is_that_of_all_at_once(model: Model, cached: int
     together = model.log_likelihood(theta, dataset)
     (slope,) = torch.autograd.grad(together.sum(), theta)
     by_entry = model.likelihood_by_entry(theta, dataset) if model.separate_entries else None
-    monkeypatch.setattr(base, "_CACHED", cached)
+    monkeypatch.setattr(blocks, "_CACHED", cached)
     apart = model.log_likelihood(theta, dataset)
     torch.testing.assert_close(apart, together)
     torch.testing.assert_close(torch.autograd.grad(apart.sum(), theta)[0], slope)
@@ -31,5 +31,5 @@ def test_a_likelihood_in_blocks_is_that_of_all_at_once(model: Model, cached: int
 def test_without_draws_there_is_nothing_to_split(cached: int, monkeypatch: pytest.MonkeyPatch):
     model = build_model("linear_regression")
     dataset, theta = example(model, 2)
-    monkeypatch.setattr(base, "_CACHED", cached)
+    monkeypatch.setattr(blocks, "_CACHED", cached)
     assert model.log_likelihood(theta[:, :0], dataset).shape == (3, 0)

@@ -104,7 +104,7 @@ def test_blocks_of_datasets_give_what_the_whole_gives(monkeypatch: pytest.Monkey
     asked = (model.likelihood_score, model.conditional, lambda t, d: (model.row_log_prob(t, d),))
     wholes = [function(theta, dataset) for function in asked]
     for networks in (6, 2):  # two datasets at once; a part of the draws of one
-        monkeypatch.setattr("posteria.models.neural._CACHED", networks * dataset.x.shape[1] * 4)
+        monkeypatch.setattr("posteria.models.blocks._CACHED", networks * dataset.x.shape[1] * 4)
         for function, whole in zip(asked, wholes, strict=True):
             for value, expected in zip(function(theta, dataset), whole, strict=True):
                 torch.testing.assert_close(value, expected)

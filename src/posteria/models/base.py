@@ -11,15 +11,13 @@ from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal
 
 from posteria.errors import DataError, InputError, UnsupportedError
+from posteria.models.blocks import in_blocks
 from posteria.models.parameters import Layout, Parameter
 from posteria.randomness import randn
 from posteria.types import Dataset, Geometry
 
 Spread = Callable[[Tensor], Tensor]
 Target = Literal["none", "real", "class", "count", "positive"]
-# Likelihood terms (datasets, draws, rows) that a processor computes together. Memory that is new for every step would take
-# most of the time beyond.
-_CACHED = 2**17
 # Up to this many parameters a dense Hessian by automatic differentiation is affordable; past it, row scores.
 _EXACT_HESSIAN_PARAMETERS = 64
 
@@ -120,11 +118,11 @@ class Model(ABC):
     def log_likelihood(self, theta: Tensor, dataset: Dataset) -> Tensor:
         """(B, S) log p(D | theta) for theta (B, S, P): every draw against its own dataset."""
         self._check_theta(theta, dataset)
-        return in_blocks(self._summed, theta, dataset)
+        return in_blocks(self._summed, theta, dataset)[0]
 
-    def _summed(self, theta: Tensor, dataset: Dataset) -> Tensor:
+    def _summed(self, theta: Tensor, dataset: Dataset) -> tuple[Tensor]:
         rows = self.row_log_prob(theta, dataset)
-        return torch.where(dataset.observed[:, None], rows, 0.0).sum(-1)
+        return (torch.where(dataset.observed[:, None], rows, 0.0).sum(-1),)
 
     def log_joint(self, theta: Tensor, dataset: Dataset) -> Tensor:
         """(B, S) log prior + log likelihood in unconstrained space."""
@@ -309,20 +307,6 @@ class Model(ABC):
         size = self.layout_of(dataset).size
         if theta.ndim != 3 or theta.shape[0] != len(dataset) or theta.shape[-1] != size:
             raise InputError.of("theta", f"shape {tuple(theta.shape)}", f"shape ({len(dataset)}, draws, {size})")
-
-
-def in_blocks(function: Callable[[Tensor, Dataset], Tensor], theta: Tensor, dataset: Dataset) -> Tensor:
-    """(B, S, ...) of theta (B, S, P), a function of every draw and its own dataset, some of them at a time.
-
-    On a processor so few that the terms of their rows stay in its cache; on an accelerator all.
-    """
-    draws, rows = theta.shape[1], dataset.x.shape[1]
-    if theta.device.type != "cpu" or len(theta) * draws * rows <= _CACHED:
-        return function(theta, dataset)
-    some, few = max(1, _CACHED // (draws * rows)), max(1, _CACHED // rows)
-    parts = [torch.cat([function(part, dataset[i:i + some]) for part in theta[i:i + some].split(few, 1)], 1)
-             for i in range(0, len(theta), some)]
-    return torch.cat(parts)
 
 
 def _with_priors(parameters: tuple[Parameter, ...], priors: Mapping[str, Distribution]) -> tuple[Parameter, ...]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution, HalfNormal, constraints
 
 from posteria.errors import InputError
-from posteria.models.base import in_blocks
+from posteria.models.blocks import in_blocks
 from posteria.models.extra_columns import whole_column
 from posteria.models.families import build_head
 from posteria.models.heads import GaussianHead
@@ -170,11 +170,11 @@ class Hierarchical(OutputModel):
 
     @torch.no_grad()
     def likelihood_by_entry(self, theta: Tensor, dataset: Dataset) -> Tensor:
-        return in_blocks(self._summed_by_group, theta, dataset)
+        return in_blocks(self._summed_by_group, theta, dataset)[0]
 
-    def _summed_by_group(self, theta: Tensor, dataset: Dataset) -> Tensor:
+    def _summed_by_group(self, theta: Tensor, dataset: Dataset) -> tuple[Tensor]:
         rows = torch.where(dataset.observed[:, None], self.row_log_prob(theta, dataset), 0.0)
-        return self._groups(dataset).sums(rows.mT.contiguous()).mT
+        return (self._groups(dataset).sums(rows.mT.contiguous()).mT,)
 
     def _sums(self, weights: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor]:
         """Sums of weights (B, S, N) times the design of M = D + 1 columns twice.
