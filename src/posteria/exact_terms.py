@@ -92,13 +92,21 @@ class _Answer:
     def _gaining(self, block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of the datasets (b,) those that may gain, and the stand-ins that are best where their answers are."""
         terms = self.terms[block]
-        z = (self.theta[block] - terms.location) / terms.scale
-        numbers = z @ terms.directions.mT + terms.offsets[:, None]
-        precision, shift, distance = linearized(terms, numbers.mean(1), numbers.var(1))
+        precision, shift, distance = linearized(terms, *self._moments(block))
         exact = min(terms.num_terms, terms.num_parameters)
         bad = self._weighed(block, self.theta[block, :_FEW], self.log_q[block, :_FEW])[0] < 0.5 * _FEW
         gaining = (bad | (distance.topk(exact, -1).values.sum(-1) > _LEAST_GAIN)).nonzero()[:, 0]
         return block[gaining], precision[gaining].double(), shift[gaining].double()
+
+    def _moments(self, block: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and variances (b, M) of the terms' numbers, from those of theta: there are many more numbers."""
+        terms = self.terms[block]
+        z = (self.theta[block] - terms.location) / terms.scale
+        centre = z.mean(1, keepdim=True)
+        away = z - centre
+        covariance = away.mT @ away / (z.shape[1] - 1)
+        variance = ((terms.directions @ covariance) * terms.directions).sum(-1)
+        return (terms.directions @ centre.mT)[..., 0] + terms.offsets, variance
 
     def _weighed(self, index: Tensor, theta: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
         """(b,) effective draws of some datasets, and logs of their mean weights."""

@@ -100,6 +100,19 @@ def test_scores_are_gradients(family: str, own: float) -> None:
         torch.testing.assert_close(own_score[..., i], gradient)
 
 
+@pytest.mark.parametrize("family", [*SCIPY, "survival", "categorical"])
+@pytest.mark.parametrize("spread", [1.0, 12.0])
+def test_scores_and_informations_together_are_those_alone(family: str, spread: float) -> None:
+    head = build_head(family)
+    outputs = (spread * spread_outputs(20)).expand(-1, -1, -1, head.num_outputs)
+    extra = extra_of(head, (1, 1, 20), own=0.7, column=4.0)
+    y = drawn(head, 0.1 * outputs, extra)
+    score, information = head.score_and_information(outputs, y, extra)
+    root = head.root(outputs, extra)
+    torch.testing.assert_close(score, head.score(outputs, y, extra))
+    torch.testing.assert_close(information, root @ root.mT)
+
+
 @pytest.mark.parametrize("family", EXACT)
 @pytest.mark.parametrize("output", [-1.5, 0.3, 2.0])
 def test_informations_are_variances_of_scores(family: str, output: float) -> None:

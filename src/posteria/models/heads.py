@@ -73,21 +73,28 @@ class Head(ABC):
         -E[s (f - E f)] / Var f for a score s of one output f. The Fisher information stands in for it where it is the
         same, where the outputs hardly vary, and where a family has several.
         """
+        if self.canonical or self.num_outputs > 1:
+            score, information = self.score_and_information(outputs, y, extra)
+            return score.mean(1, keepdim=True), information.mean(1, keepdim=True)
         score = self.score(outputs, y, extra)
         mean = score.mean(1, keepdim=True)
-        if self.canonical or self.num_outputs > 1:
-            return mean, self._information(outputs, extra)
         away = outputs - outputs.mean(1, keepdim=True)
         variance = away.square().mean(1, keepdim=True)
         wide = variance > _LEAST_VARIANCE
         seen = -((score - mean) * away).mean(1, keepdim=True) / torch.where(wide, variance, 1.0)
         seen = seen.clamp(min=0.0)[..., None]
-        return mean, seen if wide.all() else torch.where(wide[..., None], seen, self._information(outputs, extra))
+        if wide.all():
+            return mean, seen
+        return mean, torch.where(wide[..., None], seen, self._information(outputs, extra).mean(1, keepdim=True))
+
+    def score_and_information(self, outputs: Tensor, y: Tensor, extra: Extra) -> tuple[Tensor, Tensor]:
+        """:meth:`score`, and the Fisher information (B, S, N, K, K) that :meth:`root` is a root of."""
+        return self.score(outputs, y, extra), self._information(outputs, extra)
 
     def _information(self, outputs: Tensor, extra: Extra) -> Tensor:
-        """(B, 1, N, K, K) mean Fisher information."""
         root = self.root(outputs, extra)
-        return (root @ root.mT).mean(1, keepdim=True)
+        # A product of many matrices of one number takes many times longer.
+        return root.square() if root.shape[-2:] == (1, 1) else root @ root.mT
 
     @abstractmethod
     def distribution(self, outputs: Tensor, extra: Extra) -> Distribution:
@@ -229,6 +236,12 @@ class CategoricalHead(Head):
         p = self.logits(outputs).softmax(-1)
         root = torch.diag_embed(p.sqrt()) - p[..., :, None] * p.sqrt()[..., None, :]
         return root[..., self.num_classes - self.num_outputs:, :] / self.temperature
+
+    def score_and_information(self, outputs: Tensor, y: Tensor, extra: Extra) -> tuple[Tensor, Tensor]:
+        if self.num_classes > 2 or not self.reference:
+            return super().score_and_information(outputs, y, extra)
+        p = torch.sigmoid(self._contrast(outputs))
+        return ((y - p) / self.temperature)[..., None], (p * (1 - p) / self.temperature**2)[..., None, None]
 
     def averages(self, outputs: Tensor, y: Tensor, extra: Extra) -> tuple[Tensor, Tensor]:
         if self.num_classes == 2:

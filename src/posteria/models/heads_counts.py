@@ -61,6 +61,10 @@ class PoissonHead(Head):
     def root(self, outputs: Tensor, extra: Extra) -> Tensor:
         return (torch.exp(0.5 * self.log_mean(outputs, extra)) * self.slope(outputs, extra))[..., None, None]
 
+    def score_and_information(self, outputs: Tensor, y: Tensor, extra: Extra) -> tuple[Tensor, Tensor]:
+        mean, slope = self.log_mean(outputs, extra).exp(), self.slope(outputs, extra)
+        return ((y - mean) * slope)[..., None], (mean * slope.square())[..., None, None]
+
     def distribution(self, outputs: Tensor, extra: Extra) -> Distribution:
         return Poisson(self.log_mean(outputs, extra).exp(), validate_args=False)
 
@@ -103,6 +107,9 @@ class NegativeBinomialHead(PoissonHead):
     def root(self, outputs: Tensor, extra: Extra) -> Tensor:
         concentration, logits = self._parts(outputs, extra)
         return ((concentration * torch.sigmoid(logits)).sqrt() * self.slope(outputs, extra))[..., None, None]
+
+    def score_and_information(self, outputs: Tensor, y: Tensor, extra: Extra) -> tuple[Tensor, Tensor]:
+        return Head.score_and_information(self, outputs, y, extra)  # not those of Poisson counts
 
     def distribution(self, outputs: Tensor, extra: Extra) -> Distribution:
         concentration, logits = self._parts(outputs, extra)
