@@ -221,6 +221,8 @@ def test_changed_weights_do_not_give_the_reference_output(saved: Path) -> None:
     rewrite_weights(saved, safetensors.torch.save(changed))
     with pytest.raises(CheckpointError, match="stored reference output is not reproduced: log densities differ by"):
         Estimator.load(saved)
+    Estimator.load(saved, check_reference=False).save(saved)
+    Estimator.load(saved)
 
 
 def test_a_machine_that_rounds_otherwise_can_load_a_network_whose_search_is_chaotic(tmp_path: Path) -> None:

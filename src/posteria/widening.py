@@ -19,8 +19,10 @@ from posteria.types import Curvature, LogJoint
 # Share of a step taken where the averages are exact, falling to the least; with draws it falls to zero, which
 # averages their noise out.
 _EXACT_WEIGHT, _LEAST_EXACT_WEIGHT = 0.7, 0.3
-# A look that moves centre (in standard deviations) and precision (relatively) by less is the last: what is still to
-# come is about twice as much.
+# With exact averages whole steps are taken once a look changes a guess by less than the first, and by less than so much
+# of what the look before has changed: they are Newton's then, and converge a few times as fast.
+_NEAR, _SHRINKING = 0.1, 0.7
+# A look that changes a guess by less is the last: what is still to come is about twice as much at most.
 _SETTLED = 1e-3
 
 
@@ -38,31 +40,35 @@ def widened(log_joint: LogJoint, guess: Guess, looks: int, candidates: int, corr
     """
     guesses, part = [guess], log_joint
     going = torch.arange(len(guess.z), device=guess.z.device)
+    changed, near = torch.full_like(guess.z[:, 0], torch.inf), torch.zeros_like(guess.z[:, 0], dtype=torch.bool)
     for depth in range(looks):
         if not len(going):
             return guesses + guesses[-1:] * (looks - depth)
         whole, before = guesses[-1], guesses[-1] if len(going) == len(guess.z) else guesses[-1][going]
-        after = widen(part, before, depth, candidates, correlated, damping, dense_up_to)
+        after = widen(part, before, depth, candidates, correlated, damping, dense_up_to, near)
         guesses.append(after if before is whole else whole.put(going, after))
-        settled = _settled(before, after)
+        last, changed = changed, _change(before, after)
+        near, settled = (changed < _NEAR) & (changed < _SHRINKING * last), changed < _SETTLED
         if settled.any():
-            going = going[~settled]
+            going, near, changed = going[~settled], near[~settled], changed[~settled]
             part = log_joint[going]
     return guesses
 
 
-def _settled(before: Guess, after: Guess) -> Tensor:
-    """(B,) bool: the last look has changed next to nothing, and not because its weight was low, as it is with draws."""
+def _change(before: Guess, after: Guess) -> Tensor:
+    """(B,) the most that a look has changed a centre (in standard deviations) or a precision (relatively).
+
+    Infinite with draws, whose weight falls.
+    """
     if after.wobble.any() or type(before.curvature) is not type(after.curvature):
-        return torch.zeros_like(after.z[:, 0], dtype=torch.bool)
+        return torch.full_like(after.z[:, 0], torch.inf)
     moved = (after.moved.abs() / after.spread).amax(-1)
-    changed = (after.curvature.diagonal() / before.curvature.diagonal()).log().abs().amax(-1)
-    return (moved < _SETTLED) & (changed < _SETTLED)
+    return torch.maximum(moved, (after.curvature.diagonal() / before.curvature.diagonal()).log().abs().amax(-1))
 
 
 @torch.no_grad()
 def widen(log_joint: LogJoint, guess: Guess, depth: int, candidates: int, correlated: bool, damping: float,
-          dense_up_to: int) -> Guess:
+          dense_up_to: int, near: Tensor | None = None) -> Guess:
     """One step of natural-gradient variational inference from a guess.
 
     Args:
@@ -73,15 +79,18 @@ def widen(log_joint: LogJoint, guess: Guess, depth: int, candidates: int, correl
         correlated: the guess has a full precision, as far as the curvature is dense; otherwise a diagonal one
             (mean-field inference).
         damping, dense_up_to: as in :func:`posteria.ascent.climb`.
+        near: (B,) bool, which guesses take a whole step where averages are exact; none if not given.
     """
     factor = guess.curvature.factor() if correlated else None
     exact = log_joint.expectation(guess.z, guess.spread, factor, dense_up_to)
     if exact is not None:
         (score, whole), wobble = exact, torch.zeros_like(guess.z)
-        weight, diagonal = max(_EXACT_WEIGHT * 0.9**depth, _LEAST_EXACT_WEIGHT), whole.diagonal()
+        diagonal = whole.diagonal()
+        weight = torch.full_like(score[:, :1], max(_EXACT_WEIGHT * 0.9**depth, _LEAST_EXACT_WEIGHT))
+        weight = weight if near is None else torch.where(near[:, None], 1.0, weight)
     else:
         score, wobble, diagonal, whole = _over_draws(log_joint, guess, factor, depth, candidates, dense_up_to)
-        weight = 2.0 / (depth + 2)
+        weight = torch.full_like(score[:, :1], 2.0 / (depth + 2))
     curvature = _mixed(guess.curvature, DiagonalCurvature(diagonal) if factor is None else whole, weight)
     preconditioner = whole if factor is None else curvature
     step = bounded(preconditioner.solve(score, torch.full_like(score[:, 0], damping)), 1.0)
@@ -107,12 +116,13 @@ def _over_draws(log_joint: LogJoint, guess: Guess, factor: Tensor | None, depth:
     return mean, (score - mean[:, None]).square().mean(1).sqrt(), diagonal, whole
 
 
-def _mixed(old: Curvature, new: Curvature, weight: float) -> Curvature:
-    """The running average of two of one form; the new one alone where the form changes or all weight is on it."""
-    if weight == 1.0 or type(old) is not type(new):
+def _mixed(old: Curvature, new: Curvature, weight: Tensor) -> Curvature:
+    """The running average of two of one form, with weights (B, 1); the new one alone where the form changes or all
+    weight is on it."""
+    if bool((weight == 1.0).all()) or type(old) is not type(new):
         return new
     if isinstance(old, DenseCurvature) and isinstance(new, DenseCurvature):
-        return DenseCurvature(torch.lerp(old.matrix, new.matrix, weight))
+        return DenseCurvature(torch.lerp(old.matrix, new.matrix, weight[..., None]))
     return DiagonalCurvature(torch.lerp(old.diagonal(), new.diagonal(), weight))
 
 

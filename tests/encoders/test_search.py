@@ -44,6 +44,23 @@ def widened(log_joint: ModelLogJoint, guess: Guess, times: int = WIDENINGS, corr
     return guess
 
 
+@pytest.mark.parametrize("correlated", [True, False])
+def test_whole_steps_near_the_end_lead_to_the_same_place_in_fewer_looks(correlated: bool,
+                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_model("generalized_linear", family="poisson")
+    dataset = SimulatedTask(model, (20, 40), (3, 3)).draw(16, generator_for(4))[0]
+    log_joint = ModelLogJoint(model, dataset)
+    mode = climbed(log_joint)
+    monkeypatch.setattr(widening, "_SETTLED", 1e-9)
+    far = widening.widened(log_joint, mode, 60, 8, correlated, 0.0, DENSE)[-1]
+    whole = widening.widened(log_joint, mode, 12, 8, correlated, 0.0, DENSE)[-1]
+    monkeypatch.setattr(widening, "_NEAR", 0.0)
+    damped = widening.widened(log_joint, mode, 12, 8, correlated, 0.0, DENSE)[-1]
+    left, otherwise = (((guess.z - far.z) / far.spread).abs().amax() for guess in (whole, damped))
+    assert left < 1e-3
+    assert left < 0.1 * otherwise
+
+
 # -- looks at what has settled -----------------------------------------------------------------------
 @pytest.mark.parametrize("correlated", [True, False])
 def test_datasets_that_have_settled_are_not_looked_at_again(correlated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
