@@ -19,9 +19,9 @@ from posteria.types import Curvature, LogJoint
 # Share of a step taken where the averages are exact, falling to the least; with draws it falls to zero, which
 # averages their noise out.
 _EXACT_WEIGHT, _LEAST_EXACT_WEIGHT = 0.7, 0.3
-# With exact averages whole steps are taken once a look changes a guess by less than the first, and by less than so much
-# of what the look before has changed: they are Newton's then, and converge a few times as fast.
-_NEAR, _SHRINKING = 0.1, 0.7
+# With exact averages whole steps are taken, which are nearly Newton's and converge a few times as fast, once one would
+# change a guess by less than the first and steps become shorter: a whole one by so much, or guesses may swing.
+_NEAR, _SHRINKING = 0.2, 0.7
 # A look that changes a guess by less is the last: what is still to come is about twice as much at most.
 _SETTLED = 1e-3
 
@@ -40,17 +40,19 @@ def widened(log_joint: LogJoint, guess: Guess, looks: int, candidates: int, corr
     """
     guesses, part = [guess], log_joint
     going = torch.arange(len(guess.z), device=guess.z.device)
-    changed, near = torch.full_like(guess.z[:, 0], torch.inf), torch.zeros_like(guess.z[:, 0], dtype=torch.bool)
+    step, near = torch.full_like(guess.z[:, 0], torch.inf), torch.zeros_like(guess.z[:, 0], dtype=torch.bool)
     for depth in range(looks):
         if not len(going):
             return guesses + guesses[-1:] * (looks - depth)
         whole, before = guesses[-1], guesses[-1] if len(going) == len(guess.z) else guesses[-1][going]
         after = widen(part, before, depth, candidates, correlated, damping, dense_up_to, near)
         guesses.append(after if before is whole else whole.put(going, after))
-        last, changed = changed, _change(before, after)
-        near, settled = (changed < _NEAR) & (changed < _SHRINKING * last), changed < _SETTLED
-        if settled.any():
-            going, near, changed = going[~settled], near[~settled], changed[~settled]
+        changed = _change(before, after)
+        last, step = step, torch.where(near, changed, changed / _exact_weight(depth))
+        near = (step < _NEAR) & (step < torch.where(near, _SHRINKING, 1.0) * last)
+        going_on = changed >= _SETTLED
+        if not going_on.all():
+            going, near, step = going[going_on], near[going_on], step[going_on]
             part = log_joint[going]
     return guesses
 
@@ -86,7 +88,7 @@ def widen(log_joint: LogJoint, guess: Guess, depth: int, candidates: int, correl
     if exact is not None:
         (score, whole), wobble = exact, torch.zeros_like(guess.z)
         diagonal = whole.diagonal()
-        weight = torch.full_like(score[:, :1], max(_EXACT_WEIGHT * 0.9**depth, _LEAST_EXACT_WEIGHT))
+        weight = torch.full_like(score[:, :1], _exact_weight(depth))
         weight = weight if near is None else torch.where(near[:, None], 1.0, weight)
     else:
         score, wobble, diagonal, whole = _over_draws(log_joint, guess, factor, depth, candidates, dense_up_to)
@@ -96,6 +98,10 @@ def widen(log_joint: LogJoint, guess: Guess, depth: int, candidates: int, correl
     step = bounded(preconditioner.solve(score, torch.full_like(score[:, 0], damping)), 1.0)
     moved = weight * step
     return Guess(guess.z + moved, curvature, score, wobble, step - moved, moved)
+
+
+def _exact_weight(depth: int) -> float:
+    return max(_EXACT_WEIGHT * 0.9**depth, _LEAST_EXACT_WEIGHT)
 
 
 def _over_draws(log_joint: LogJoint, guess: Guess, factor: Tensor | None, depth: int, candidates: int,

@@ -45,7 +45,7 @@ class SkewedTheta:
 
     def rsample(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
         """(B, S, P) reparametrised draws; zero at inactive parameters."""
-        return self.rsample_and_log_prob(num_samples, generator)[0]
+        return self._pushed(self.gaussian.rsample(num_samples, generator))[0]
 
     def rsample_and_log_prob(
         self, num_samples: int, generator: torch.Generator | None = None
@@ -65,11 +65,15 @@ class SkewedTheta:
 
     def _skewed(self, plain: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor]:
         """Draws (B, S, P) of the Gaussian and their log density (B, S), pushed through the transforms."""
-        unit = (plain - self.gaussian.mean[:, None]) / self.sd[:, None]
-        angle = torch.asinh(unit)
+        theta, angle, moved = self._pushed(plain)
+        return theta, log_prob - self._log_slope(angle, moved)
+
+    def _pushed(self, plain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Draws (B, S, P) of the Gaussian after the transforms, and arsinh of both in standard units."""
+        angle = torch.asinh((plain - self.gaussian.mean[:, None]) / self.sd[:, None])
         moved = (angle + self.skew[:, None]) / self.tail[:, None]
         theta = self.gaussian.mean[:, None] + self.sd[:, None] * torch.sinh(moved)
-        return torch.where(self.active[:, None], theta, 0.0), log_prob - self._log_slope(angle, moved)
+        return torch.where(self.active[:, None], theta, 0.0), angle, moved
 
     def log_prob(self, theta: Tensor) -> Tensor:
         """(B, S) log density of theta (B, S, P) over the active parameters."""

@@ -66,17 +66,18 @@ class Head(ABC):
     def root(self, outputs: Tensor, extra: Extra) -> Tensor:
         """(B, S, N, K, R) with root rootᵀ = Fisher information of the outputs."""
 
-    def averages(self, outputs: Tensor, y: Tensor, extra: Extra) -> tuple[Tensor, Tensor]:
+    def averages(self, outputs: Tensor, y: Tensor, extra: Extra,
+                 score: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Means of the score, (B, 1, N, K), and of the curvature, (B, 1, N, K, K), over outputs that are normal.
 
         The precision of the best Gaussian is made of the curvature that y causes, which by Stein's lemma is
         -E[s (f - E f)] / Var f for a score s of one output f. The Fisher information stands in for it where it is the
-        same, where the outputs hardly vary, and where a family has several.
+        same, where the outputs hardly vary, and where a family has several. A score that is known already can be given.
         """
         if self.canonical or self.num_outputs > 1:
             score, information = self.score_and_information(outputs, y, extra)
             return score.mean(1, keepdim=True), information.mean(1, keepdim=True)
-        score = self.score(outputs, y, extra)
+        score = self.score(outputs, y, extra) if score is None else score
         mean = score.mean(1, keepdim=True)
         away = outputs - outputs.mean(1, keepdim=True)
         variance = away.square().mean(1, keepdim=True)
@@ -103,6 +104,10 @@ class Head(ABC):
     def own_score(self, outputs: Tensor, y: Tensor, observed: Tensor, extra: Extra) -> Tensor:
         """(B, S, H) gradient in the head's own unconstrained parameters."""
         return outputs.new_zeros(*outputs.shape[:2], 0)
+
+    def scores(self, outputs: Tensor, y: Tensor, observed: Tensor, extra: Extra) -> tuple[Tensor, Tensor]:
+        """:meth:`score` and :meth:`own_score`, which may share terms."""
+        return self.score(outputs, y, extra), self.own_score(outputs, y, observed, extra)
 
     def own_curvature(self, outputs: Tensor, y: Tensor, observed: Tensor, extra: Extra, score: Tensor,
                       information: Tensor) -> Tensor:
@@ -178,7 +183,7 @@ class InferredNoiseHead(GaussianHead):
         return (2.0 * count * secant)[..., None]
 
     def own_information(self, outputs: Tensor, observed: Tensor, extra: Extra) -> Tensor:
-        return summed(torch.full_like(outputs[..., 0], 2.0), observed)
+        return times_rows(outputs.new_full((*outputs.shape[:2], 1), 2.0), observed)
 
 
 class CategoricalHead(Head):
@@ -243,9 +248,10 @@ class CategoricalHead(Head):
         p = torch.sigmoid(self._contrast(outputs))
         return ((y - p) / self.temperature)[..., None], (p * (1 - p) / self.temperature**2)[..., None, None]
 
-    def averages(self, outputs: Tensor, y: Tensor, extra: Extra) -> tuple[Tensor, Tensor]:
+    def averages(self, outputs: Tensor, y: Tensor, extra: Extra,
+                 score: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if self.num_classes == 2:
-            return super().averages(outputs, y, extra)
+            return super().averages(outputs, y, extra, score)
         # Both need only the first two moments of the probabilities, without a root per draw. Draws last: a softmax over
         # a few classes is fast across a long axis.
         p = self.logits(outputs).permute(0, 2, 3, 1).contiguous().softmax(2)  # (B, N, K, S)
@@ -277,6 +283,11 @@ def regression_head(noise: str | float) -> GaussianHead:
 def summed(rows: Tensor, observed: Tensor) -> Tensor:
     """(B, S, 1) sum of rows (B, S, N) over the real ones."""
     return torch.where(observed[:, None], rows, 0.0).sum(-1, keepdim=True)
+
+
+def times_rows(per_row: Tensor, observed: Tensor) -> Tensor:
+    """(B, S, 1) the sum over the real rows of what is the same (B, S, 1) in each."""
+    return per_row * observed.sum(-1)[:, None, None]
 
 
 def precision_secant(score: Tensor, information: Tensor) -> Tensor:

@@ -160,9 +160,7 @@ class BetaBinomialHead(Head):
         return beta_binomial_log_prob(y, extra["trials"], whole * success, whole * failure)
 
     def score(self, outputs: Tensor, y: Tensor, extra: Extra) -> Tensor:
-        whole, success, failure = self._parts(outputs, extra)
-        one, zero = self._gains(y, extra["trials"], whole * success, whole * failure)
-        return (whole * success * failure * (one - zero) * bounded_log_slope(outputs[..., 0]))[..., None]
+        return self._score(self._gains(outputs, y, extra), outputs, extra)
 
     def root(self, outputs: Tensor, extra: Extra) -> Tensor:
         whole, success, failure = self._parts(outputs, extra)
@@ -175,10 +173,17 @@ class BetaBinomialHead(Head):
         return BetaBinomial(extra["trials"], whole * success, whole * failure, validate_args=False)
 
     def own_score(self, outputs: Tensor, y: Tensor, observed: Tensor, extra: Extra) -> Tensor:
+        return self.scores(outputs, y, observed, extra)[1]
+
+    def scores(self, outputs: Tensor, y: Tensor, observed: Tensor, extra: Extra) -> tuple[Tensor, Tensor]:
+        (whole, success, failure), gains = self._parts(outputs, extra), self._gains(outputs, y, extra)
+        rows = success * gains[0] + failure * gains[1] - digamma_gain(whole, extra["trials"])
+        return self._score(gains, outputs, extra), whole * summed(rows, observed)
+
+    def _score(self, gains: tuple[Tensor, Tensor], outputs: Tensor, extra: Extra) -> Tensor:
         whole, success, failure = self._parts(outputs, extra)
-        trials = extra["trials"]
-        one, zero = self._gains(y, trials, whole * success, whole * failure)
-        return summed(whole * (success * one + failure * zero - digamma_gain(whole, trials)), observed)
+        slope = whole * success * failure * bounded_log_slope(outputs[..., 0])
+        return ((gains[0] - gains[1]) * slope)[..., None]
 
     def own_curvature(self, outputs: Tensor, y: Tensor, observed: Tensor, extra: Extra, score: Tensor,
                       information: Tensor) -> Tensor:
@@ -197,8 +202,9 @@ class BetaBinomialHead(Head):
         rows = 0.5 * trials * (trials - 1) * (whole / ((whole + trials) * (whole + 1))) ** 2
         return summed(rows.expand(outputs.shape[:-1]), observed)
 
-    def _gains(self, y: Tensor, trials: Tensor, one: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
-        return digamma_gain(one, y), digamma_gain(zero, trials - y)
+    def _gains(self, outputs: Tensor, y: Tensor, extra: Extra) -> tuple[Tensor, Tensor]:
+        whole, success, failure = self._parts(outputs, extra)
+        return digamma_gain(whole * success, y), digamma_gain(whole * failure, extra["trials"] - y)
 
 
 @lru_cache(maxsize=1)

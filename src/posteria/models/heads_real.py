@@ -11,7 +11,7 @@ from torch.distributions import Distribution, Gamma, HalfNormal, LogNormal, Stud
 from posteria.errors import InputError
 from posteria.models.base import Target
 from posteria.models.extra_columns import ExtraColumn, positive_column
-from posteria.models.heads import Extra, GaussianHead, Head, precision_secant, summed
+from posteria.models.heads import Extra, GaussianHead, Head, precision_secant, summed, times_rows
 from posteria.models.laws import CensoredExponential
 from posteria.models.links import bounded_log, bounded_log_slope
 from posteria.models.parameters import Parameter
@@ -74,7 +74,7 @@ class StudentTHead(Head):
 
     def own_information(self, outputs: Tensor, observed: Tensor, extra: Extra) -> Tensor:
         per_row = 2 * self.degrees / (self.degrees + 3)
-        return summed(torch.full_like(outputs[..., 0], per_row), observed)
+        return times_rows(outputs.new_full((*outputs.shape[:2], 1), per_row), observed)
 
 
 class GammaHead(Head):
@@ -95,8 +95,7 @@ class GammaHead(Head):
         return gamma_constant(shape) - shape * (torch.expm1(log_ratio) - log_ratio) - y.log()
 
     def score(self, outputs: Tensor, y: Tensor, extra: Extra) -> Tensor:
-        excess = y * torch.exp(-bounded_log(outputs[..., 0])) - 1
-        return (_of_draw(extra, "shape") * excess * bounded_log_slope(outputs[..., 0]))[..., None]
+        return self._score(torch.expm1(y.log() - bounded_log(outputs[..., 0])), outputs, extra)
 
     def root(self, outputs: Tensor, extra: Extra) -> Tensor:
         return (_of_draw(extra, "shape").sqrt() * bounded_log_slope(outputs[..., 0]))[..., None, None]
@@ -106,15 +105,23 @@ class GammaHead(Head):
         return Gamma(shape, shape * torch.exp(-bounded_log(outputs[..., 0])), validate_args=False)
 
     def own_score(self, outputs: Tensor, y: Tensor, observed: Tensor, extra: Extra) -> Tensor:
+        return self.scores(outputs, y, observed, extra)[1]
+
+    def scores(self, outputs: Tensor, y: Tensor, observed: Tensor, extra: Extra) -> tuple[Tensor, Tensor]:
         shape, log_ratio = _of_draw(extra, "shape"), y.log() - bounded_log(outputs[..., 0])
-        return summed(shape * (log_minus_digamma(shape) + log_ratio - torch.expm1(log_ratio)), observed)
+        excess = torch.expm1(log_ratio)
+        own = times_rows(log_minus_digamma(shape), observed) + summed(log_ratio - excess, observed)
+        return self._score(excess, outputs, extra), shape * own
+
+    def _score(self, excess: Tensor, outputs: Tensor, extra: Extra) -> Tensor:
+        return (_of_draw(extra, "shape") * excess * bounded_log_slope(outputs[..., 0]))[..., None]
 
     def own_curvature(self, outputs: Tensor, y: Tensor, observed: Tensor, extra: Extra, score: Tensor,
                       information: Tensor) -> Tensor:
         return precision_secant(score, information)
 
     def own_information(self, outputs: Tensor, observed: Tensor, extra: Extra) -> Tensor:
-        return summed(gamma_information(_of_draw(extra, "shape")).expand(outputs.shape[:-1]), observed)
+        return times_rows(gamma_information(_of_draw(extra, "shape")), observed)
 
 
 class SurvivalHead(Head):

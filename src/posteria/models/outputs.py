@@ -105,9 +105,8 @@ class OutputModel(Model):
     def _gradient_along(self, line: Linearization, theta: Tensor, dataset: Dataset) -> Tensor:
         extra, y = self._extra(theta, dataset), _target(dataset)
         seen = dataset.observed[:, None, :, None].to(theta.dtype)
-        score = [line.pull_back(self.head.score(line.outputs, y, extra) * seen),
-                 self.head.own_score(line.outputs, y, dataset.observed, extra)]
-        return torch.cat(score, -1)
+        score, own = self.head.scores(line.outputs, y, dataset.observed, extra)
+        return torch.cat([line.pull_back(score * seen), own], -1)
 
     @torch.no_grad()
     def likelihood_rows(self, theta: Tensor, dataset: Dataset) -> Tensor:
@@ -118,14 +117,15 @@ class OutputModel(Model):
         own = self._own_terms(line.outputs, dataset, extra)[1].mean(1)
         return self._with_own_rows(jacobian.flatten(1, 2) / theta.shape[1] ** 0.5, own)
 
-    def _own_terms(self, outputs: Tensor, dataset: Dataset, extra: Extra) -> tuple[Tensor, Tensor]:
+    def _own_terms(self, outputs: Tensor, dataset: Dataset, extra: Extra,
+                   score: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, S, H) score and curvature in the head's own parameters.
 
         The latter is their information where parameters outnumber rows: there the mode is where the residuals vanish,
-        far from the mass, and a search must not hurry towards it.
+        far from the mass, and a search must not hurry towards it. A score that is known already can be given.
         """
         y, observed = _target(dataset), dataset.observed
-        score = self.head.own_score(outputs, y, observed, extra)
+        score = self.head.own_score(outputs, y, observed, extra) if score is None else score
         information = self.head.own_information(outputs, observed, extra)
         secant = self.head.own_curvature(outputs, y, observed, extra, score, information)
         plenty = dataset.num_observations > 2 * self.active(dataset).sum(-1)
@@ -169,9 +169,10 @@ class OutputModel(Model):
         points = region.outputs + torch.einsum("bnkl,ql->qbnk", region.root, nodes[:, :size])
         points = points.transpose(0, 1)  # (B, Q, N, K)
         extra, y = self._extra_at(region, nodes[:, size:], dataset), _target(dataset)
-        pulled, information = self.head.averages(points, y, extra)
-        score, curvature = self._own_terms(points, dataset, extra)
-        return pulled, _root(information), score.mean(1), curvature.mean(1)
+        score, own = self.head.scores(points, y, dataset.observed, extra) if self.head.parameters else (None, None)
+        pulled, information = self.head.averages(points, y, extra, score)
+        own, curvature = self._own_terms(points, dataset, extra, own)
+        return pulled, _root(information), own.mean(1), curvature.mean(1)
 
     def _own_widths(self, theta: Tensor, spread: Spread, dataset: Dataset) -> Tensor:
         """(B, H) standard deviations of the head's own parameters."""
