@@ -22,9 +22,9 @@ from posteria.models.log_joint import ModelLogJoint
 from posteria.types import Dataset
 
 # Places that a unit chooses among, and the least angle between two of them. The most is that of a whole circle.
-_PLACES, _LEAST_ANGLE = 16, 1e-2
+_PLACES, _LEAST_ANGLE = 4, 1e-2
 # Numbers that stay in a processor's cache, and that chains which go through it together may take in memory.
-_CACHED, _MOST_NUMBERS = 2**17, 2**24
+_CACHED, _MOST_NUMBERS = 2**17, 2**21
 # Nats by which the evidence after a sweep may differ from what its steps add up to: rounding was too much beyond.
 _MOST_ROUNDING = 1e-3
 
@@ -120,7 +120,7 @@ class UnitMoves:
         each = functional.pad(angles, (0, 1))[..., self.units]
         noise = torch.where(inner, torch.randn(z.shape, dtype=z.dtype, generator=generator), 0.0)
         choices = z[:, None] * each.cos() + noise[:, None] * each.sin()  # (C, K, P)
-        columns, target = self._regression(dataset, choices, z)
+        columns, target = self._regression(dataset, choices)
         location, scale = self.joint.location[self.outer].double(), self.joint.scale[self.outer].double()
         picked, now, sound = _swept(columns, target, location / scale, place, generator)
         index = functional.pad(picked, (0, 1))[:, self.units]  # zero where there is no unit, whose choices are alike
@@ -130,20 +130,20 @@ class UnitMoves:
         moved[:, self.outer] = weights
         return torch.where(sound[:, None], moved, z)
 
-    def _regression(self, dataset: Dataset, choices: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    def _regression(self, dataset: Dataset, choices: Tensor) -> tuple[Tensor, Tensor]:
         """Columns (H, C, K, N) of every unit at the choices (C, K, P), and targets (C, N), in units of the noise."""
-        _, target, strength = self.model.regression(self.joint.theta(z)[None], dataset)
-        root, scale = strength[0, :, 0].sqrt(), self.joint.scale[self.outer].double()
+        scale = self.joint.scale[self.outer].double()[:, None, None, None]
         chains, places = choices.shape[:2]
-        columns = z.new_empty(len(scale), chains, places, dataset.x.shape[1])
-        together = max(1, _CACHED // columns[:, 0].numel())
-        for first in range(0, chains, together):
-            part = slice(first, first + together)
-            theta = self.joint.theta(choices[part])
-            design = self.model.regression(theta.flatten(0, 1)[None], dataset)[0][0].unflatten(0, theta.shape[:2])
-            size = scale[:, None, None, None] * root[part if len(root) > 1 else slice(None)][:, None]
-            torch.mul(design.permute(3, 0, 1, 2), size, out=columns[:, part])
-        return columns, target[0, ..., 0] * root
+        columns = choices.new_empty(len(scale), chains, places, dataset.x.shape[1])
+        targets, together = [], max(1, _CACHED // columns[:, 0].numel())
+        for some, part in zip(choices.split(together), columns.split(together, 1), strict=True):
+            theta = self.joint.theta(some).flatten(0, 1)
+            design, target, strength = self.model.regression(theta[None], dataset)
+            # A chain's choices share what is outside units, and with it the noise.
+            root = strength[0, ::places, 0].sqrt()
+            torch.mul(design[0].unflatten(0, some.shape[:2]).permute(3, 0, 1, 2), scale * root[:, None], out=part)
+            targets.append((target[0, ::places, :, 0] * root).expand(len(some), -1))
+        return columns, torch.cat(targets)
 
     def _common_moved(self, dataset: Dataset, z: Tensor, common: Tensor, generator: torch.Generator) -> Tensor:
         angles, place = _rings(len(z), 1, generator)
@@ -174,6 +174,7 @@ def _swept(columns: Tensor, target: Tensor, prior_mean: Tensor, place: Tensor, g
     began = _Solved.of(current, target, prior_mean)
     inverse, pulled, gained = torch.cholesky_inverse(began.factor), began.pulled.clone(), began.evidence.clone()
     pulls = (columns @ target[..., None])[..., 0] + prior_mean[:, None, None]  # (H, C, K)
+    sizes = torch.einsum("hckn,hckn->hck", columns, columns)
     picked = place.clone()
     for j in torch.randperm(len(columns), generator=generator).tolist():
         column, own = inverse[:, :, j], inverse[:, j, j]
@@ -181,7 +182,7 @@ def _swept(columns: Tensor, target: Tensor, prior_mean: Tensor, place: Tensor, g
         # Products with the inverse of the other units' precision, in which this unit's row and column are zero.
         solved = across @ inverse - (across @ column[..., None]) * (column / own[:, None])[:, None]
         solved[..., j] = 0.0
-        left = 1.0 + columns[j].square().sum(-1) - (solved * across).sum(-1)
+        left = 1.0 + sizes[j] - (solved * across).sum(-1)
         height = 0.5 * ((pulls[j] - (solved @ pulled[..., None])[..., 0]).square() / left - left.log())
         chosen = _chosen(height, generator)
         gained += height[chains, chosen] - height[chains, place[:, j]]
