@@ -17,7 +17,7 @@ from posteria.bench.runner import run_cells
 from posteria.bench.samplers import Moments, Quantities, compare_moments, parameters
 from posteria.bench.scales import SCALES
 from posteria.bench.store import Result, key_of
-from posteria.bench.trust_accuracy import Errors, errors_of, reference_of
+from posteria.bench.trust_accuracy import Errors, errors_of, reference_of, reference_of_some
 from posteria.bench.trust_bench import BENCH, BROKEN, SIZES, BrokenCell, TrustCell, figures_of, trust_cells
 from posteria.bench.trust_broken import FAULTS, caught
 from posteria.bench.trust_cases import CASES
@@ -310,7 +310,7 @@ def test_every_case_has_a_configuration_at_every_scale() -> None:
     laptop = SCALES["laptop"]
     exact, home = TrustCell(laptop, case="gm_2d", shift="n_8"), TrustCell(laptop, case="gmm_2d_2c", shift="n_8")
     away, dear = (TrustCell(laptop, case=case, shift="n_1000") for case in ("lc_25d_2c", "nlr_relu1_1d"))
-    assert [cell.num_datasets for cell in (exact, home, away, dear)] == [1000, 1000, 1000, 20]
+    assert [cell.num_datasets for cell in (exact, home, away, dear)] == [1000, 1000, 1000, 1000]
 
 
 def test_a_cell_runs_and_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,7 +346,7 @@ def test_a_cell_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
         run_cells([cell], workspace)
     assert run_cells([cell], workspace).run == 1
     assert begun == [0, 2, 2]
-    assert not workspace.partial(key_of(cell.identity)).folder.exists()
+    assert workspace.partial(cell.parts_key).get(0) is None
     at_once = Workspace(tmp_path / "at_once")
     monkeypatch.setattr(trust_bench, "_measured", measured)
     assert run_cells([cell], at_once).run == 1
@@ -355,6 +355,45 @@ def test_a_cell_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
         figures.pop("seconds_per_dataset")
     assert killed == whole
     assert killed["datasets"]["mean"] == 4
+
+
+def test_a_cell_of_more_datasets_takes_over_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = replace(SIZES["smoke"], num_datasets=5, num_exact=5)
+    monkeypatch.setattr(trust_bench, "SIZES", {**SIZES, "smoke": few})
+    monkeypatch.setattr(trust_bench, "_MOST_TOGETHER", 2)
+    measured, begun = trust_bench._measured, []
+
+    def counted(*arguments: Any) -> dict[str, Tensor]:
+        begun.append(arguments[-1])
+        return measured(*arguments)
+
+    monkeypatch.setattr(trust_bench, "_measured", counted)
+    workspace = Workspace(tmp_path)
+    cells = [TrustCell(SMOKE, case="lr_2d", shift="n_8", most=most) for most in (3, None)]
+    for cell, number in zip(cells, (3, 5), strict=True):
+        assert run_cells([cell], workspace).run == 1
+        (newest,) = workspace.store.results()
+        assert newest.figures["datasets"]["mean"] == number
+    # The last chunk of three has one dataset where that of five has two.
+    assert begun == [0, 2, 2, 4]
+    assert workspace.partial(cells[0].parts_key).get(0) is None
+    assert trust_cells(SMOKE, ["lr_2d"], ["n_8"], 3) == cells[:1]
+
+
+def test_references_of_some_datasets_are_those_of_all() -> None:
+    model = build_model("gaussian_mixture", components=2)
+    dataset = draw_shifted(model, 2, SHIFTS["n_8"], 3, 0)
+    how = (in_order, SIZES["smoke"].chains, 100.0, 0, "mixtures")
+    whole = reference_of(model, dataset, *how)
+    some = reference_of_some(torch.tensor([True, False, True]), model, dataset, *how)
+    assert some.usable.tolist() == [True, False, True]
+    assert some.highest is not None
+    assert some.highest.isfinite().tolist() == [True, False, True]
+    # Random numbers go by place, so that the first alone has the same.
+    torch.testing.assert_close(some.moments.mean[0], whole.moments.mean[0])
+    assert ((some.moments.mean[2] - whole.moments.mean[2]).abs() < 0.2 * whole.moments.sd[2]).all()
+    none = reference_of_some(torch.zeros(3, dtype=torch.bool), model, dataset, *how)
+    assert not none.usable.any()
 
 
 def _result(case: str, condition: str, **figures: float) -> Result:

@@ -92,7 +92,7 @@ def test_a_cell_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
         run_cells(cells, workspace)
     assert run_cells(cells, workspace).run == 1
     assert begun == [0, 1, 1]
-    assert not workspace.partial(key_of(cells[0].identity)).folder.exists()
+    assert workspace.partial(key_of(cells[0].identity)).get(0) is None
     at_once = Workspace(tmp_path / "at_once")
     monkeypatch.setattr(universal_bench, "_measured", measured)
     assert run_cells(cells, at_once).run == 1

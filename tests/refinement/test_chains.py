@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -93,6 +94,53 @@ def test_superchains_that_leave_a_side_mode_together_are_not_believed() -> None:
     assert done.converged.all()
     assert ((got.mean(1) - known.mean).abs() < 0.1 * known.sd).all()
     assert ((got.std(1) / known.sd).log().abs() < 0.1).all()
+
+
+class Slow:
+    """Moves of a standard normal that keep so much of where they are; implements `Moves`."""
+
+    cost = 1
+
+    def __init__(self, kept: float):
+        self.kept, self.made = kept, 0
+
+    def __call__(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        self.made += 1
+        noise = torch.randn(z.shape, dtype=z.dtype, generator=generator)
+        return self.kept * z + (1.0 - self.kept**2) ** 0.5 * noise
+
+
+def own_run(kept: float, start: float = 0.0) -> tuple[ChainRun, Slow]:
+    """Chains of a normal posterior with slow moves, all from points around a start."""
+    model, moves = LinearRegression(), Slow(kept)
+    problem = problem_of(model, Dataset.of(torch.zeros(1, 4, 1), torch.zeros(1, 4)))  # x says nothing
+    slow = replace(problem, moves=moves, pick=lambda index: slow)
+    starts = start + torch.randn(1, 8, 1, dtype=torch.double, generator=generator_for(3))
+    return run_chains(slow, starts, Accuracy(), generator_for(4)), moves
+
+
+@pytest.mark.parametrize(("kept", "least"), [(0.5, 100), (0.9, 140), (0.95, 220)])
+def test_own_moves_go_on_as_long_as_they_must(kept: float, least: int) -> None:
+    done, moves = own_run(kept)
+    assert done.converged.all(), (kept, done.r_hat, done.ess)
+    assert moves.made >= least
+    assert done.evaluations.item() == 64 * moves.made
+    error = done.ess.rsqrt()
+    assert (done.z.mean(1).abs() < 4.0 * error).all()
+    assert (done.z.std(1).log().abs() < 4.0 * error).all()
+
+
+def test_own_moves_that_will_not_get_there_are_given_up_early() -> None:
+    done, moves = own_run(0.9997)
+    assert not done.converged.any()
+    assert moves.made < 300
+
+
+def test_own_moves_forget_where_they_came_from() -> None:
+    """Warm-up ends on the way in; what was drawn there is dropped."""
+    done, _ = own_run(0.9, start=4_000.0)
+    assert done.converged.all()
+    assert (done.z.mean(1).abs() < 4.0 * done.ess.rsqrt()).all()
 
 
 def test_draws_that_begin_elsewhere_are_not_steady() -> None:

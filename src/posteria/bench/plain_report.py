@@ -93,5 +93,5 @@ def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "**no**"
     if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.3g}"
+        return "" if math.isnan(value) else f"{value:.0f}" if 1e3 <= abs(value) < 1e6 else f"{value:.3g}"
     return "" if value is None else str(value)

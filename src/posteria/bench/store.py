@@ -1,4 +1,4 @@
-"""The result store: an SQLite file with a row per cell, written when the cell is done.
+"""The result store: an SQLite file with a row per cell, written when the cell is done, and parts of those that are not.
 
 Several processes may write to it at once. A cell is known by a hash of everything that its figures depend on.
 """
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _WAIT_SECONDS = 60
-_VERSION = 1
-_SCHEMA = """
+_VERSION = 2
+_CELLS = """
 CREATE TABLE IF NOT EXISTS cells (
     key TEXT PRIMARY KEY,       -- hash of identity
     identity TEXT NOT NULL,     -- JSON: what the figures depend on
@@ -30,6 +30,14 @@ CREATE TABLE IF NOT EXISTS cells (
     record TEXT NOT NULL,       -- JSON: how it went (steps, seconds, convergence)
     machine TEXT NOT NULL,      -- JSON: version of posteria, torch, python, processor, threads
     finished TEXT NOT NULL      -- UTC
+)
+"""
+_PARTS = """
+CREATE TABLE IF NOT EXISTS parts (
+    key TEXT NOT NULL,          -- of a cell that is measured part by part
+    number INTEGER NOT NULL,    -- of the part
+    content BLOB NOT NULL,
+    PRIMARY KEY (key, number)
 )
 """
 
@@ -88,7 +96,8 @@ class ResultStore:
             if version > _VERSION:
                 raise CheckpointError(f"{path}: result store of version {version}; takes up to {_VERSION}")
             if version < _VERSION:  # a file of this version is only read: opening it changes no byte
-                connection.execute(_SCHEMA)
+                connection.execute(_CELLS)
+                connection.execute(_PARTS)
                 connection.execute(f"PRAGMA user_version = {_VERSION}")
 
     def __contains__(self, key: str) -> bool:
@@ -117,6 +126,22 @@ class ResultStore:
             rows = connection.execute("SELECT * FROM cells ORDER BY finished, key").fetchall()
         newest = {(r.bench, r.setup, r.method, r.scale, r.seed): r for r in map(_result, rows)}
         return sorted(newest.values(), key=lambda r: (r.finished, r.key))
+
+    def part(self, key: str, number: int) -> bytes | None:
+        """What :meth:`add_part` was given, if it was."""
+        with self._connection() as connection:
+            row = connection.execute("SELECT content FROM parts WHERE key = ? AND number = ?", (key, number)).fetchone()
+        return None if row is None else row[0]
+
+    def add_part(self, key: str, number: int, content: bytes) -> None:
+        """Write a part of a cell that is not done, in place of an earlier one."""
+        with self._explained(), self._connection() as connection:
+            connection.execute("INSERT OR REPLACE INTO parts VALUES (?, ?, ?)", (key, number, content))
+
+    def drop_parts(self, key: str) -> None:
+        """Forget the parts of a cell."""
+        with self._explained(), self._connection() as connection:
+            connection.execute("DELETE FROM parts WHERE key = ?", (key,))
 
     def keys(self) -> set[str]:
         """Of all cells that are done, replaced ones included."""

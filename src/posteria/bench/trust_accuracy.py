@@ -32,6 +32,8 @@ _MOST_ABOVE = 3.0
 # What may come before Hamiltonian chains: weighted draws, and chains of a model's own moves; see the modules for what
 # they take.
 WEIGHTED = {"importance": importance_moments, "mixtures": mixture_moments, "units": unit_moments}
+# Of these, what takes so long that it is left out where there is no trusted answer to compare.
+DEAR = ("units",)
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,21 @@ def reference_of(model: Model, dataset: Dataset, quantities: Quantities, chains:
     moments = Moments(*(torch.cat([getattr(part.moments, name) for part in parts])
                         for name in Moments.__dataclass_fields__))
     return Reference(moments, torch.cat([part.usable for part in parts]), False)
+
+
+def reference_of_some(wanted: Tensor, model: Model, dataset: Dataset, *how: Any) -> Reference:
+    """:func:`reference_of`, for the datasets wanted (B,) alone; the others have none."""
+    if wanted.all():
+        return reference_of(model, dataset, *how)
+    usable, highest = torch.zeros_like(wanted), torch.full(wanted.shape, torch.nan, dtype=torch.double)
+    if not wanted.any():
+        nothing = torch.full((len(dataset), 1), torch.nan, dtype=torch.double)
+        return Reference(Moments(nothing, nothing, nothing, nothing), usable, False, highest)
+    found = reference_of(model, dataset[wanted], *how)
+    place = (wanted.cumsum(0) - 1).clamp(min=0)
+    moments = Moments(*(getattr(found.moments, name)[place] for name in Moments.__dataclass_fields__))
+    highest = None if found.highest is None else torch.where(wanted, found.highest[place], highest)
+    return Reference(moments, wanted & found.usable[place], found.exact, highest)
 
 
 def _from_weighted(model: Model, dataset: Dataset, quantities: Quantities, chains: Mapping[str, Any], min_ess: float,

@@ -19,7 +19,7 @@ from torch import Tensor
 from posteria.bench.runner import CaseCell, Figures
 from posteria.bench.scales import Scale
 from posteria.bench.store import key_of
-from posteria.bench.trust_accuracy import Errors, Reference, errors_of, reference_of
+from posteria.bench.trust_accuracy import DEAR, Errors, Reference, errors_of, reference_of_some
 from posteria.bench.trust_broken import FAULTS, caught
 from posteria.bench.trust_cases import CASES, TrustCase
 from posteria.bench.trust_shifts import IN_DISTRIBUTION, SHIFTS, draw_shifted
@@ -81,6 +81,7 @@ class TrustCell(CaseCell):
     BENCH = BENCH
     shift: str = IN_DISTRIBUTION
     seed: int = 0
+    most: int | None = None  # datasets; a cell of more takes over those that were measured
 
     @property
     def method_key(self) -> str:
@@ -94,6 +95,11 @@ class TrustCell(CaseCell):
     @property
     def num_datasets(self) -> int:
         """B."""
+        return self.num_whole if self.most is None else min(self.most, self.num_whole)
+
+    @property
+    def num_whole(self) -> int:
+        """B where nothing less is asked for."""
         sizes, case = SIZES[self.scale.name], CASES[self.case]
         home = self.shift == IN_DISTRIBUTION or self.weighted is not None
         if self.scale.name == "laptop" and self.shift in case.laptop_datasets:
@@ -117,6 +123,11 @@ class TrustCell(CaseCell):
         return found if self.weighted is None else found | {"reference": self.weighted}
 
     @property
+    def parts_key(self) -> str:
+        """Of what is known of its datasets, whatever their number: those of a seed are the first of a larger number."""
+        return key_of({**self.identity, "num_datasets": None})
+
+    @property
     def group(self) -> str:
         return key_of(self.identity["config"])
 
@@ -124,14 +135,15 @@ class TrustCell(CaseCell):
         case, sizes = CASES[self.case], SIZES[self.scale.name]
         estimator = workspace.trained(self.config).to("cpu")
         dataset = draw_shifted(estimator.model, case.columns, SHIFTS[self.shift], self.num_datasets, self.seed)
-        done = workspace.partial(key_of(self.identity))
+        done = workspace.partial(self.parts_key)
         whole = self._whole(estimator, dataset, done)
         figures = figures_of(whole)
         if self.shift == IN_DISTRIBUTION:
             figures |= nuts_figures(estimator, dataset, sizes, self.seed)
         record = training_record(estimator) | {"examples": examples_of(whole), "exact": case.exact,
                                                "parameters": estimator.model.layout_of(dataset).size}
-        done.clear()
+        if self.num_datasets == self.num_whole:
+            done.clear()
         return _entries(figures), record
 
     def _whole(self, estimator: Estimator, dataset: Dataset, done: Partial) -> Mapping[str, Tensor]:
@@ -141,9 +153,9 @@ class TrustCell(CaseCell):
         chunk = max(1, min(_MOST_TOGETHER, _MOST_ENTRIES // parameters))
         parts = []
         for first in range(0, len(dataset), chunk):
+            rows = dataset[torch.arange(first, min(first + chunk, len(dataset)))]
             part = done.get(first)
-            if part is None:
-                rows = dataset[torch.arange(first, min(first + chunk, len(dataset)))]
+            if part is None or len(part["status"]) < len(rows):
                 part = _measured(estimator, rows, CASES[self.case], SIZES[self.scale.name], self.seed,
                                  self.weighted, first)
                 done.put(first, part)
@@ -181,8 +193,14 @@ class BrokenCell(CaseCell):
         return _entries(figures), {}
 
 
-def trust_cells(scale: Scale, cases: Sequence[str] = (), shifts: Sequence[str] = ()) -> list[TrustCell | BrokenCell]:
+def trust_cells(scale: Scale, cases: Sequence[str] = (), shifts: Sequence[str] = (), most: int | None = None) -> (
+        list[TrustCell | BrokenCell]):
     """A cell per case and shift, and those of the broken posteriors, unless some cases or shifts are asked for.
+
+    Args:
+        scale: how much they spend.
+        cases, shifts: names; all by default.
+        most: datasets of a cell under a shift.
 
     Raises:
         InputError: a case or shift that does not exist.
@@ -191,7 +209,7 @@ def trust_cells(scale: Scale, cases: Sequence[str] = (), shifts: Sequence[str] =
     changes = _chosen("shift", shifts, list(SHIFTS))
     broken = BROKEN in wanted and (BROKEN in cases or not shifts)
     found: list[TrustCell | BrokenCell] = [BrokenCell(scale, BROKEN, name) for name in FAULTS] if broken else []
-    return found + [TrustCell(scale, case, shift) for shift in changes for case in wanted
+    return found + [TrustCell(scale, case, shift, most=most) for shift in changes for case in wanted
                     if case != BROKEN and CASES[case].columns >= SHIFTS[shift].least_features]
 
 
@@ -210,8 +228,9 @@ def _measured(estimator: Estimator, rows: Dataset, case: TrustCase, sizes: Sizes
     own = estimator.posterior(rows)
     refined = own.refine(num_draws=sizes.num_draws, seed=seed)
     seconds = (time.perf_counter() - began) / len(rows)
-    reference = reference_of(estimator.model, rows, case.quantities, sizes.chains, sizes.min_ess,
-                             seed + first if weighted else seed, weighted)
+    wanted = refined.trusted if weighted in DEAR else torch.ones(len(rows), dtype=torch.bool)
+    reference = reference_of_some(wanted, estimator.model, rows, case.quantities, sizes.chains, sizes.min_ess,
+                                  seed + first if weighted else seed, weighted)
     reference = reference.beside(refined.posterior, sizes.num_draws)
     compare = partial(errors_of, reference=reference, quantities=case.quantities, num_draws=sizes.num_draws)
     return _columns(refined, reference, compare(refined.posterior), compare(own), seconds)

@@ -93,5 +93,5 @@ CASES: Mapping[str, TrustCase] = {
     "gmm_2d_2c": TrustCase(SETUPS["gmm_2d_2c"], 2, _COVERING_LABELLINGS, in_order, laptop_steps=600,
                            weighted=dict.fromkeys(SHIFTS, "mixtures")),
     "nlr_relu1_1d": TrustCase(SETUPS["nlr_relu1_1d"], 1, {}, predictions, weighted=_NETWORK,
-                              laptop_datasets=dict.fromkeys(_RIDGES, 20)),
+                              laptop_datasets=dict.fromkeys(_RIDGES, 1000)),
 }

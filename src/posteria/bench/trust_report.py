@@ -26,10 +26,11 @@ Every cell: fresh datasets, the estimator's posterior, `refine(num_draws={num_dr
 against the exact posterior, or against chains of HMC that converged: {min_ess:.0f} effective draws, bulk and tail, of
 everything that is compared (datasets without are left out, column *no reference*). Networks in distribution, with 8
 rows and with data of another model: against importance sampling from the prior, output weights integrated out, with as
-many effective draws, and chains where these are too few. Mixtures, and under shifts Poisson regression and linear
-classification 2D: against importance sampling from mixtures that are fitted to the posterior, four times as many
-effective draws. Mixtures are compared with their components in order along the data's widest direction, networks by
-predictions at eight fixed inputs: no relabelling changes these.
+many effective draws, and chains where these are too few; under the other shifts against chains of their own moves,
+where there is a trusted answer to compare. Mixtures, and under shifts Poisson regression and linear classification 2D:
+against importance sampling from mixtures that are fitted to the posterior, four times as many effective draws. Mixtures
+are compared with their components in order along the data's widest direction, networks by predictions at eight fixed
+inputs: no relabelling changes these.
 
 - *accurate*: of the trusted answers, those with every mean within 0.1 sd and every ratio of sds within 0.9 to 1.1. The
   {num_draws} draws of an answer and those of a reference have errors of their own ({draw_error:.2f} sd per mean from

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from torch import Tensor
 
 from posteria.bench.store import ResultStore, key_of
 from posteria.estimator import DESCRIPTION, Estimator
-from posteria.files import write_atomically
 from posteria.training import TrainConfig, train
 from posteria.training.run import CHECKPOINT
 
@@ -45,8 +43,8 @@ class Workspace:
         return self.root / "references"
 
     def partial(self, key: str) -> Partial:
-        """What is known already of a cell that is not done."""
-        return Partial(self.root / "partial" / key)
+        """What is known already of a cell that is measured part by part."""
+        return Partial(self.store, key)
 
     def trained(self, config: TrainConfig) -> Estimator:
         """The estimator of a configuration: loaded, or trained (from its checkpoint where there is one)."""
@@ -62,27 +60,26 @@ class Partial:
     """Figures of the datasets of a cell that were measured before it is done: a killed run goes on from there.
 
     Attributes:
-        folder: of a file per chunk of datasets, named by the number of its first.
+        store: where they are kept, chunk by chunk, by the number of a chunk's first.
+        key: of the cell.
     """
 
-    folder: Path
+    store: ResultStore
+    key: str
 
     def get(self, first: int) -> dict[str, Tensor] | None:
         """Those of a chunk, if they are known."""
-        path = self._path(first)
-        return safetensors.torch.load_file(path) if path.exists() else None
+        content = self.store.part(self.key, first)
+        return None if content is None else safetensors.torch.load(content)
 
     def put(self, first: int, figures: Mapping[str, Tensor]) -> None:
         """Keep those of a chunk; whole or not at all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._path(first), safetensors.torch.save({k: v.contiguous() for k, v in figures.items()}))
+        content = safetensors.torch.save({name: values.contiguous() for name, values in figures.items()})
+        self.store.add_part(self.key, first, content)
 
     def clear(self) -> None:
-        """Forget them, when the cell is done."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _path(self, first: int) -> Path:
-        return self.folder / f"{first}.safetensors"
+        """Forget them, when nothing will be added."""
+        self.store.drop_parts(self.key)
 
 
 def training_record(estimator: Estimator) -> dict[str, Any]:

@@ -157,6 +157,8 @@ def trust(
         help="Some models, such as lr_25d, or broken. May be repeated.")] = None,
     shift: Annotated[list[str] | None, typer.Option(
         help="Some conditions, such as in_distribution or outliers. May be repeated.")] = None,
+    datasets: Annotated[int | None, typer.Option(
+        min=1, help="So many datasets at most; asked for more later, a cell measures only those it lacks.")] = None,
     report_only: ReportOnly = False,
 ) -> None:
     """Do labels keep their word: the trust ladder in distribution, under shifts, and on wrong posteriors.
@@ -173,7 +175,7 @@ def trust(
         from posteria.bench.trust_report import write_trust_report
 
         chosen = scale_named(scale)
-        cells, workspace = trust_cells(chosen, case or [], shift or []), _workspace(folder)
+        cells, workspace = trust_cells(chosen, case or [], shift or [], datasets), _workspace(folder)
         failed = 0 if report_only else _run(cells, workspace, workers)
         written(write_trust_report(chosen, workspace.store, workspace.root / "reports"))
         _exit_if(failed)

@@ -7,29 +7,28 @@ disagree.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from posteria.baselines import hmc
-from posteria.baselines.base import Info, Sampler
 from posteria.metrics.convergence import ess_bulk
 from posteria.refinement.accuracy import Accuracy
 from posteria.refinement.modes import Modes
-from posteria.refinement.problem import Counted, Moves, Problem
+from posteria.refinement.problem import Counted, Problem
 from posteria.refinement.weights import LARGEST_LOG_DENSITY
 
 MAX_R_HAT = 1.01
 _MOST_WARMUP = 4
 _SUPERCHAINS, _CHAINS = 8, 8
 _WARMUP, _NUM_SAMPLES, _ROUNDS = 60, 40, 3
-# Chains that nearly agree go on as they are, for so many times as long, before they are warmed up anew; moves that
-# have nothing to adapt gain nothing by that.
-_STRETCHES, _OWN_STRETCHES, _NEARLY = (1, 2, 4), (1, 2, 4, 8, 16), 1.03
-# Where the longest stretch would have less than what is wanted over this many effective draws, at the rate so far, they
-# do not go on.
-_HOPE = 1.5
+# Chains that nearly agree go on as they are, for so many times as long, before they are warmed up anew.
+_STRETCHES, _NEARLY = (1, 2, 4), 1.03
+# Moves that have nothing to adapt gain nothing by that, and go on for longer. But from the third stretch on they stop
+# where the longest would have less than what is wanted over this many effective draws, growing as they did in the last.
+_OWN_STRETCHES, _THIRD, _HOPE = (1, 2, 4, 8, 16), 4, 1.5
 # Two rounds that leave superchains further apart than this are not for lack of time: they sit in different modes.
 _HOPELESS = 1.1
 # Chains are still on their way in where a mean of their first fifth, that of the log joint included, is further than so
@@ -114,9 +113,9 @@ def run_chains(problem: Problem, starts: Tensor, target: Accuracy, generator: to
     far apart are given up, so that a posterior with modes apart fails soon; and nothing is begun after a million
     gradients, so that every dataset comes to an end.
 
-    Chains take the problem's own moves where it has some. Else they are Hamiltonian, and step size and metric are
-    adapted per dataset as in :mod:`posteria.baselines.hmc`: from the curvature at the mode uphill of the best chain,
-    then from the covariance of all chains.
+    Chains take the problem's own moves where it has some, dataset by dataset, in a single round. Else they are
+    Hamiltonian, and step size and metric are adapted per dataset as in :mod:`posteria.baselines.hmc`: from the
+    curvature at the mode uphill of the best chain, then from the covariance of all chains.
 
     Args:
         problem: B posteriors.
@@ -124,8 +123,9 @@ def run_chains(problem: Problem, starts: Tensor, target: Accuracy, generator: to
         target: how many effective draws are wanted.
         generator: of all randomness.
     """
-    parts = torch.arange(len(problem)).split(problem.row_block)
-    runs = [_block(problem[part], starts[part], target, generator) for part in parts]
+    block = _block if problem.moves is None else _own_run
+    parts = torch.arange(len(problem)).split(problem.row_block if problem.moves is None else 1)
+    runs = [block(problem[part], starts[part], target, generator) for part in parts]
     return ChainRun(*(torch.cat([getattr(run, name) for run in runs]) for name in ChainRun.__dataclass_fields__))
 
 
@@ -146,13 +146,13 @@ def _round(problem: Problem, z: Tensor, number: int, target: Accuracy, generator
     """One run from z (B, C, P), with twice the thinning of the round before, and at first twice the warm-up."""
     counted = Counted(problem.joint)
     longer = 2**number
-    sampler = _sampler(problem, counted, _WARMUP * min(longer, _MOST_WARMUP))
+    steer = None if problem.steer is None else counted.counting(problem.steer)
+    sampler = hmc.build(counted, num_warmup=_WARMUP * min(longer, _MOST_WARMUP), steer=steer)
     state = sampler.init(z, generator)
     for _ in range(sampler.num_warmup):
         state, _ = sampler.update(state, generator)
     kept, run = [], None
-    stretches = _STRETCHES if problem.moves is None else _OWN_STRETCHES
-    for stretch in stretches:
+    for stretch in _STRETCHES:
         while len(kept) < stretch * _NUM_SAMPLES:
             for _ in range(longer):
                 state, _ = sampler.update(state, generator)
@@ -160,41 +160,34 @@ def _round(problem: Problem, z: Tensor, number: int, target: Accuracy, generator
         judged = _judged(problem, torch.stack(kept[stretch - 1::stretch], 2), target)
         run = judged if run is None else _better(run, judged)
         going = ~run.converged & run.steady & (run.r_hat < _NEARLY)
-        if problem.moves is not None:
-            going &= run.ess * _HOPE * stretches[-1] / stretch > _enough(problem, target)
         if not going.any() or counted.evaluations >= _MOST_EVALUATIONS:
             break
     assert run is not None  # there are stretches
     return replace(run, evaluations=torch.full_like(run.evaluations, counted.evaluations))
 
 
-@dataclass(frozen=True)
-class _Place:
-    z: Tensor
-
-
-class _Own:
-    """Chains that take a problem's own moves, which have nothing to adapt; implements
-    :class:`posteria.baselines.base.Sampler`."""
-
-    def __init__(self, moves: Moves, counted: Counted, num_warmup: int):
-        self.moves, self.counted, self.num_warmup = moves, counted, num_warmup
-
-    def init(self, z: Tensor, generator: torch.Generator) -> _Place:
-        return _Place(z)
-
-    def update(self, state: _Place, generator: torch.Generator) -> tuple[_Place, Info]:
-        self.counted.evaluations += self.moves.cost * state.z.shape[1]
-        always = state.z.new_ones(state.z.shape[:2])
-        info = Info(always, torch.zeros_like(always, dtype=torch.bool), always[:, 0])
-        return _Place(self.moves(state.z, generator)), info
-
-
-def _sampler(problem: Problem, counted: Counted, num_warmup: int) -> Sampler:
-    if problem.moves is not None:
-        return _Own(problem.moves, counted, num_warmup)
-    steer = None if problem.steer is None else counted.counting(problem.steer)
-    return hmc.build(counted, num_warmup=num_warmup, steer=steer)
+def _own_run(problem: Problem, starts: Tensor, target: Accuracy, generator: torch.Generator) -> ChainRun:
+    """Chains of one dataset that take its own moves, on and on while they may get there."""
+    moves, wanted = problem.moves, float(_enough(problem, target))
+    assert moves is not None
+    z, kept, before = starts.repeat_interleave(_CHAINS, 1), [], 0.0
+    for _ in range(_WARMUP):
+        z = moves(z, generator)
+    spent, price = _WARMUP * moves.cost * z.shape[1], moves.cost * z.shape[1]
+    for stretch in _OWN_STRETCHES:
+        for _ in range(len(kept), stretch * _NUM_SAMPLES):
+            z = moves(z, generator)
+            kept.append(z)
+            spent += price
+        run = _judged(problem, torch.stack(kept[stretch - 1::stretch], 2), target)
+        growth = float(run.ess) / before if before and stretch >= _THIRD else math.inf
+        hoped = _HOPE * float(run.ess) * growth ** math.log2(_OWN_STRETCHES[-1] / stretch)
+        if bool(run.converged) or hoped < wanted or spent >= _MOST_EVALUATIONS:
+            break
+        before = float(run.ess)
+        if not bool(run.steady):  # on their way in at first
+            kept, before = kept[len(kept) // 2:], 0.0
+    return replace(run, evaluations=torch.full_like(run.evaluations, spent))
 
 
 def _better(run: ChainRun, longer: ChainRun) -> ChainRun:
