@@ -75,6 +75,7 @@ def test_pairs_print_correlations() -> None:
     a = rng.normal(size=500)
     assert "-1.00" in words(plots.pairs(pd.DataFrame({"a": a, "b": -a})))
     drawn(plots.pairs(pd.DataFrame({"a": a})))
+    assert "0.00" in words(plots.pairs(pd.DataFrame({"a": a, "b": np.ones(500)})))
 
 
 def test_marginals_place_the_median() -> None:

@@ -21,7 +21,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import posteria.sklearn
 from posteria import Estimator, EstimatorInfo, InputError, build_model
-from posteria.errors import DataError
+from posteria.errors import DataError, UntrustedError
+from posteria.refinement import chains
 from posteria.sklearn import AmortizedClassifier, AmortizedRegressor, resolve
 
 # The checks use tables of a few rows, fewer than the shipped estimators were trained on.
@@ -84,6 +85,37 @@ def test_searches_and_cross_validation_run() -> None:
     assert ours == pytest.approx(theirs, abs=0.01)
 
 
+# -- trust --------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", [AmortizedRegressor, AmortizedClassifier])
+def test_answers_are_checked_and_labelled(kind: Any) -> None:
+    X, y = numbers() if kind is AmortizedRegressor else labels()
+    fitted = kind().fit(X, y)
+    assert fitted.status_ in ("amortized", "reweighted", "refined", "mcmc")
+    assert fitted.refined_.trusted.all()
+    assert set(fitted.summary()["status"]) == {fitted.status_} == set(fitted.posterior_.summary()["status"])
+    own = kind(trust="off").fit(X, y)
+    assert own.status_ is None
+    assert own.refined_ is None
+    assert "status" not in own.summary()
+    checked = own.posterior_.refine(seed=fitted._seed)
+    assert checked.status == (fitted.status_,)
+    pd.testing.assert_frame_equal(checked.summary(), fitted.posterior_.summary())
+
+
+def test_a_posterior_that_failed_is_not_handed_on_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without noise there is no posterior of the noise; a few draws of chains are enough to see it."""
+    for name, value in {"_ROUNDS": 1, "_WARMUP": 2, "_NUM_SAMPLES": 4}.items():
+        monkeypatch.setattr(chains, name, value)
+    X, _ = numbers(20, 2)
+    with pytest.warns(UserWarning, match="failed its checks"):
+        fitted = AmortizedRegressor(num_samples=10).fit(X, X[:, 0])
+    assert fitted.status_ == "failed"
+    with pytest.raises(UntrustedError, match="failed its checks"):
+        AmortizedRegressor(trust="strict").fit(X, X[:, 0])
+    with pytest.raises(InputError, match=r"trust: got 'maybe'; takes one of \['auto', 'strict', 'off'\]"):
+        AmortizedRegressor(trust="maybe").fit(X, X[:, 0])
+
+
 def test_threads_share_one_estimator() -> None:
     X, y = numbers()
     with joblib.parallel_backend("threading", n_jobs=2):
@@ -97,10 +129,10 @@ def test_small_tables_take_one_thread_and_give_the_others_back(
     seen, whole = [], Estimator.posterior
     monkeypatch.setattr(Estimator, "posterior", lambda *args: (seen.append(torch.get_num_threads()), whole(*args))[1])
     monkeypatch.setattr(posteria.sklearn, "_SMALL", most)
-    threads, X = torch.get_num_threads(), np.random.default_rng(0).normal(size=(20, 2))
+    threads, (X, y) = torch.get_num_threads(), numbers(20, 2)
     torch.set_num_threads(2)
     try:
-        AmortizedRegressor(num_samples=10).fit(X, X[:, 0]).predict(X)
+        AmortizedRegressor(num_samples=10).fit(X, y).predict(X)
         assert (seen, torch.get_num_threads()) == ([while_fitting], 2)
     finally:
         torch.set_num_threads(threads)

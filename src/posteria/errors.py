@@ -34,6 +34,10 @@ class UnsupportedError(InputError):
     """A combination of parts cannot work (for example a simulator-only model in the iterative encoder)."""
 
 
+class UntrustedError(PosteriaError, RuntimeError):
+    """A posterior failed its checks, and only one that passes them was asked for."""
+
+
 class TrainingError(PosteriaError, RuntimeError):
     """Training cannot go on (persistent non-finite losses, a full disk)."""
 

@@ -16,7 +16,7 @@ from posteria.models.base import Model
 from posteria.posterior import Posterior
 from posteria.report import Report, posterior_report
 from posteria.tables import TableCodec, in_units
-from posteria.trust import Refined
+from posteria.trust import FAILED_WORDS, Refined
 
 UNITS, STATUS = "units.", "status"
 FILES = ("summary.csv", "draws.parquet", "report.html")
@@ -135,5 +135,5 @@ def _on_order(model: Model) -> tuple[str, ...]:
 
 def _warnings(refined: Refined) -> tuple[str, ...]:
     """What is out of the ordinary; what was merely not looked at stands in the report's facts."""
-    failed = ("trust: this posterior failed its checks and should not be used",) if refined.failed.any() else ()
+    failed = (f"trust: {FAILED_WORDS}",) if refined.failed.any() else ()
     return failed + refined.diagnosis.surprises

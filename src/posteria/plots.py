@@ -46,7 +46,8 @@ def pairs(posterior: Posterior | pd.DataFrame, max_parameters: int = 6, num_samp
     figure = Figure(figsize=(side, side), layout="constrained")
     figure.suptitle(f"Posterior draws{title}", fontsize=11)
     axes = figure.subplots(size, size, squeeze=False)
-    correlation = np.atleast_2d(np.corrcoef(draws.to_numpy(dtype=np.float64), rowvar=False))
+    with np.errstate(invalid="ignore"):  # what does not vary has no correlations
+        correlation = np.nan_to_num(np.atleast_2d(np.corrcoef(draws.to_numpy(dtype=np.float64), rowvar=False)))
     for row in range(size):
         for column in range(size):
             _pair_cell(axes[row, column], draws, row, column, correlation[row, column])

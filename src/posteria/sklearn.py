@@ -32,12 +32,13 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from posteria.columns import label_name, listed
-from posteria.errors import DataError, InputError, PosteriaError
+from posteria.errors import DataError, InputError, PosteriaError, UntrustedError
 from posteria.estimator import DESCRIPTION, Estimator
 from posteria.posterior import Posterior
 from posteria.prediction import Prediction
 from posteria.shipped import load, shipped_names
 from posteria.tables import TableCodec, in_units
+from posteria.trust import FAILED_WORDS, Refined
 from posteria.types import Dataset
 
 if TYPE_CHECKING:
@@ -49,21 +50,25 @@ _CELLS = 2**16
 _SMALL = 2**16
 _LARGEST_SEED = 2**31 - 1
 _SUMMARY_DRAWS = 4000
+_TRUST = ("auto", "strict", "off")
 
 
 class _Amortized(BaseEstimator):
     """What regressor and classifier share: a table in, a posterior kept, predictive mixtures out."""
 
     posterior_: Posterior
+    refined_: Refined | None
+    status_: str | None
     codec_: TableCodec
     n_features_in_: int
     _targets: ClassVar[tuple[str, ...]]
     _takes: ClassVar[str]
 
-    def __init__(self, estimator: str | Path | Estimator, num_samples: int, random_state: Any):
+    def __init__(self, estimator: str | Path | Estimator, num_samples: int, random_state: Any, trust: str):
         self.estimator = estimator
         self.num_samples = num_samples
         self.random_state = random_state
+        self.trust = trust
 
     def sample_posterior(self, num_samples: int = 1000) -> pd.DataFrame:
         """Posterior draws: a row per draw, a column per named scalar parameter.
@@ -80,15 +85,17 @@ class _Amortized(BaseEstimator):
         return self.posterior_.to_frame(draws=draws if units is None else units)
 
     def summary(self) -> pd.DataFrame:
-        """Mean, sd and 2.5%, 50% and 97.5% quantiles per parameter, in units as :meth:`sample_posterior`."""
+        """Mean, sd, 2.5%, 50% and 97.5% quantiles per parameter, in units as :meth:`sample_posterior`, and status."""
         from posteria.labels import summarise
 
-        return summarise(self.sample_posterior(_SUMMARY_DRAWS), (0.025, 0.5, 0.975))
+        table = summarise(self.sample_posterior(_SUMMARY_DRAWS), (0.025, 0.5, 0.975))
+        return table if self.status_ is None else table.assign(status=self.status_)
 
     # -- fitting ------------------------------------------------------------------------------
     def _fit(self, X: Any, y: np.ndarray) -> Self:
         """Keep codec and posterior of X (N, D) and y (N,)."""
         _check_num_samples(self.num_samples)
+        _check_trust(self.trust)
         trained = self._trained()
         table = self._table(X, reset=True)
         check_consistent_length(table, y)
@@ -96,12 +103,16 @@ class _Amortized(BaseEstimator):
         table = table.assign(**{target: y})
         codec = TableCodec.for_model(trained.model, table, target)
         _check_width(codec, trained)
+        self._seed = int(check_random_state(self.random_state).randint(_LARGEST_SEED))
         with _one_thread_if(table.size <= _SMALL):
             posterior = codec.name(trained.posterior(codec.dataset(table)))
+            refined = None if self.trust == "off" else posterior.refine(seed=self._seed)
         for note in posterior.notes:
             warnings.warn(note, stacklevel=3)
-        self.codec_, self.posterior_ = codec, posterior
-        self._seed = int(check_random_state(self.random_state).randint(_LARGEST_SEED))
+        if refined is not None:
+            _heed(refined, self.trust)
+        self.codec_, self.posterior_ = codec, posterior if refined is None else refined.posterior
+        self.refined_, self.status_ = refined, None if refined is None else refined.status[0]
         return self
 
     def _trained(self) -> Estimator:
@@ -163,9 +174,14 @@ class AmortizedRegressor(RegressorMixin, _Amortized):
             for a model of real numbers or counts.
         num_samples: S, posterior draws that predictions average over.
         random_state: of the draws, as everywhere in scikit-learn; a number makes fits repeatable.
+        trust: "auto" checks the posterior against the model's own likelihood, mends it where that is needed
+            (:meth:`posteria.Posterior.refine`), and warns where that failed; "strict" raises there; "off" takes the
+            estimator's posterior as it is, which is faster.
 
     Attributes:
         posterior_: the :class:`posteria.Posterior`, of one dataset, in the estimator's standardised scale.
+        status_: how it was found: "amortized", "reweighted", "refined", "mcmc" or "failed"; None with trust "off".
+        refined_: the :class:`posteria.trust.Refined`, with reasons and diagnosis; None with trust "off".
         codec_: the :class:`posteria.tables.TableCodec`, which knows the features and how they were scaled.
         n_features_in_, feature_names_in_: columns of X.
 
@@ -184,8 +200,8 @@ class AmortizedRegressor(RegressorMixin, _Amortized):
     _takes = "one for a model of real numbers or counts; AmortizedClassifier predicts classes"
 
     def __init__(self, estimator: str | Path | Estimator = "linear_regression", num_samples: int = 1000,
-                 random_state: Any = 0):
-        super().__init__(estimator, num_samples, random_state)
+                 random_state: Any = 0, trust: str = "auto"):
+        super().__init__(estimator, num_samples, random_state, trust)
 
     def fit(self, X: Any, y: Any) -> Self:
         """Compute the posterior of X and y.
@@ -197,6 +213,7 @@ class AmortizedRegressor(RegressorMixin, _Amortized):
         Raises:
             DataError: missing values, columns that cannot be used, more features than the estimator knows.
             InputError: an unknown estimator, or one for classes.
+            UntrustedError: the posterior failed its checks, and ``trust`` is "strict".
         """
         y = column_or_1d(y, dtype=np.float64, warn=True)
         assert_all_finite(y, input_name="y")
@@ -252,8 +269,8 @@ class AmortizedClassifier(ClassifierMixin, _Amortized):
     _takes = "one for a model of classes; AmortizedRegressor predicts numbers"
 
     def __init__(self, estimator: str | Path | Estimator = "linear_classification", num_samples: int = 1000,
-                 random_state: Any = 0):
-        super().__init__(estimator, num_samples, random_state)
+                 random_state: Any = 0, trust: str = "auto"):
+        super().__init__(estimator, num_samples, random_state, trust)
 
     def fit(self, X: Any, y: Any) -> Self:
         """Compute the posterior of X and y.
@@ -266,6 +283,7 @@ class AmortizedClassifier(ClassifierMixin, _Amortized):
             DataError: missing values, columns that cannot be used, more features or classes than the estimator
                 knows.
             InputError: an unknown estimator, or one for numbers.
+            UntrustedError: the posterior failed its checks, and ``trust`` is "strict".
         """
         y = column_or_1d(y, warn=True)
         assert_all_finite(y, input_name="y")
@@ -339,6 +357,20 @@ def _loaded(name: str, changed: int) -> Estimator:
 
 
 # -- checks -----------------------------------------------------------------------------------
+def _check_trust(trust: object) -> None:
+    if trust not in _TRUST:
+        raise InputError.of("trust", repr(trust), f"one of {list(_TRUST)}")
+
+
+def _heed(refined: Refined, trust: str) -> None:
+    """Say, or raise, that a posterior failed."""
+    if not refined.failed.any():
+        return
+    if trust == "strict":
+        raise UntrustedError(f"{FAILED_WORDS} ({refined.reason[0]})")
+    warnings.warn(f"{FAILED_WORDS} ({refined.reason[0]})", stacklevel=4)
+
+
 def _check_num_samples(num_samples: object) -> None:
     if not isinstance(num_samples, Integral) or num_samples < 1:
         raise InputError.of("num_samples", repr(num_samples), "a whole number, 1 or more")

@@ -28,7 +28,7 @@ _WARMUP, _NUM_SAMPLES, _ROUNDS = 60, 40, 3
 _STRETCHES, _NEARLY = (1, 2, 4), 1.03
 # Moves that have nothing to adapt gain nothing by that, and go on for longer. But from the third stretch on they stop
 # where the longest would have less than what is wanted over this many effective draws, growing as they did in the last.
-_OWN_STRETCHES, _THIRD, _HOPE = (1, 2, 4, 8, 16), 4, 1.5
+_OWN_STRETCHES, _THIRD, _HOPE = (1, 2, 4, 8, 16, 32), 4, 1.5
 # Two rounds that leave superchains further apart than this are not for lack of time: they sit in different modes.
 _HOPELESS = 1.1
 # Chains are still on their way in where a mean of their first fifth, that of the log joint included, is further than so

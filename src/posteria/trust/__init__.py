@@ -6,7 +6,7 @@ the one for a posterior obtained elsewhere.
 
 from posteria.trust.diagnosis import Diagnosis, diagnose
 from posteria.trust.familiarity import LEAST_FAMILIAR, Familiarity, learn_familiarity
-from posteria.trust.refined import Refined, refine, refine_draws
+from posteria.trust.refined import FAILED_WORDS, Refined, refine, refine_draws
 
-__all__ = ["LEAST_FAMILIAR", "Diagnosis", "Familiarity", "Refined", "diagnose", "learn_familiarity", "refine",
-           "refine_draws"]
+__all__ = ["FAILED_WORDS", "LEAST_FAMILIAR", "Diagnosis", "Familiarity", "Refined", "diagnose", "learn_familiarity",
+           "refine", "refine_draws"]

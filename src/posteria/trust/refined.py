@@ -85,6 +85,9 @@ class Answered:
         return self.own
 
 
+FAILED_WORDS = "this posterior failed its checks and should not be used"
+
+
 @dataclass(frozen=True, eq=False)
 class Refined:
     """The answers of B datasets, with their labels.
