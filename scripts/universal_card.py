@@ -1,6 +1,6 @@
 """Write the model card of the universal network from its record and from the report of its bench.
 
-    python scripts/universal_card.py [--report benchmarks/paper/reports/universal_laptop.csv]
+    python scripts/universal_card.py [--reports benchmarks/paper/reports]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from posteria.every_model import NAME
 from posteria.tasks.many_models import FAMILIES
 
 FOLDER = Path(shipped.__file__).parent / NAME
-REPORT = Path("benchmarks/paper/reports/universal_laptop.csv")
+REPORTS = Path("benchmarks/paper/reports")
 _SHOWN = ["family", "condition", "network", "parameters", "passed", "with refinement", "ESS", "gap", "± gap", "seconds"]
 
 _CARD = """# universal: one network for every model
@@ -55,6 +55,10 @@ it never saw. Cells whose network is *earlier* were made by the weights shipped 
 
 {table}
 
+All families of training together, by rows, features, and the prior of the first parameter:
+
+{by_size}
+
 ## Where it fails
 
 - Networks and mixtures have many modes, and this density has one (`modes=4` mixes several).
@@ -70,14 +74,16 @@ Every one of them is visible: `posterior.diagnose()` and `posterior.refine()` sa
 def main() -> None:
     """Write card.md."""
     parser = argparse.ArgumentParser(description="Write the universal network's card.")
-    parser.add_argument("--report", type=Path, default=REPORT)
+    parser.add_argument("--reports", type=Path, default=REPORTS)
+    reports = parser.parse_args().reports
     description = json.loads((FOLDER / DESCRIPTION).read_text())
     training = description["info"]["training"]
-    table = pd.read_csv(parser.parse_args().report)[_SHOWN]
+    table = pd.read_csv(reports / "universal_laptop.csv")[_SHOWN]
+    by_size = pd.read_csv(reports / "universal_sizes_laptop.csv")
     card = _CARD.format(minutes=training["minutes"], seed=training["seed"], steps=_steps(training),
                         weights=(FOLDER / WEIGHTS).stat().st_size, machine=_machine(training["machine"]),
                         families=", ".join(FAMILIES), wider=description["density"]["options"]["wider"],
-                        table="\n".join(markdown_table(table)))
+                        table="\n".join(markdown_table(table)), by_size="\n".join(markdown_table(by_size)))
     (FOLDER / "card.md").write_text(card)
     print(f"wrote {FOLDER / 'card.md'}")
 

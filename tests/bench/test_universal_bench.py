@@ -6,17 +6,19 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
 
-from posteria.bench import universal_bench
-from posteria.bench.runner import run_cells
+from posteria.bench import universal_bench, universal_sizes
+from posteria.bench.runner import Tally, run_cells
 from posteria.bench.scales import scale_named
 from posteria.bench.store import key_of
 from posteria.bench.universal_bench import SIZES, Sizes, figures_of, universal_cells
 from posteria.bench.universal_cases import CASES, HELD_OUT, NUTS_TOO, TRAINED, homes
 from posteria.bench.universal_report import write_universal_report
+from posteria.bench.universal_sizes import EVERY_FAMILY
 from posteria.bench.variational import bound_of
 from posteria.bench.workspace import Workspace
 from posteria.densities.gaussian import GaussianTheta
@@ -46,9 +48,9 @@ def test_the_skewed_density_has_the_moments_of_its_transform() -> None:
 
 def test_every_family_of_training_has_a_cell_and_some_are_held_out() -> None:
     cells = universal_cells(scale_named("smoke"))
-    assert {cell.case for cell in cells if cell.condition == TRAINED} == {
+    assert {cell.case for cell in cells if cell.method_key == TRAINED} == {
         name for name, found in CASES.items() if TRAINED in found}
-    assert {cell.case for cell in cells if cell.condition == HELD_OUT} >= {"probit", "beta_binomial", "survival"}
+    assert {cell.case for cell in cells if cell.method_key == HELD_OUT} >= {"probit", "beta_binomial", "survival"}
     assert len({str(cell.identity) for cell in cells}) == len(cells)
     with pytest.raises(InputError, match="case: got"):
         universal_cells(scale_named("smoke"), ["no_such_family"])
@@ -100,6 +102,31 @@ def test_a_cell_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     for figures in (killed, whole):
         figures.pop("seconds")
     assert killed == whole
+
+
+def test_quality_is_reported_by_size_and_prior(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(universal_sizes._SIZES, "smoke", (2, 2))
+    scale, workspace = scale_named("smoke"), Workspace(tmp_path)
+    assert run_cells(universal_cells(scale, [EVERY_FAMILY]), workspace) == Tally(1, 0, 0)
+    paths = write_universal_report(scale, workspace.store, tmp_path / "reports")
+    table = pd.read_csv(paths[-1])
+    assert set(table.by) == {"all", "rows", "features", "prior", "prior sd"}
+    assert (table.groupby("by").datasets.sum() == 4).all()
+    assert "| all | all | 4 |" in paths[0].read_text()
+
+
+def test_groups_have_their_own_datasets_and_means() -> None:
+    columns = {"rows": [4, 15, 16, 2000], "features": [1, 3, 4, 64], "prior sd": [0.1, 0.5, 2.0, 9.0],
+               "prior": [0, 0, 1, 2], "passed": [1, 0, 1, 1],
+               "passed_cheaply": [1, 1, 1, 1], "ess": [100, 300, 500, 900]}
+    found = universal_sizes.figures_of({name: torch.tensor(v, dtype=torch.double) for name, v in columns.items()})
+    means = {name: entry["mean"] for name, entry in found.items()}
+    assert means["datasets, rows, 4 to 15"] == 2
+    assert means["passed, rows, 4 to 15"] == 0.5
+    assert means["ess, prior, Laplace"] == 500
+    assert means["ess, prior sd, above 3"] == 900
+    assert means["ess, all, all"] == 450
+    assert "datasets, rows, 64 to 255" not in means
 
 
 def test_answers_are_compared_with_nuts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,8 @@ from posteria.bench.scales import Scale
 from posteria.bench.store import key_of
 from posteria.bench.trust_accuracy import MOST_MEAN_ERROR, Errors, Reference, errors_of
 from posteria.bench.universal_cases import CASES, DesignedCase, UniversalCase
+from posteria.bench.universal_sizes import BY_SIZE, EVERY_FAMILY, SizesCell
+from posteria.bench.universal_weights import checked, weights_of
 from posteria.bench.variational import bound_of
 from posteria.bench.workspace import Workspace
 from posteria.densities.changed import ChangedTheta
@@ -37,8 +39,6 @@ from posteria.posterior import Posterior
 from posteria.randomness import generator_for
 from posteria.reference import NUTS, BaselineRun, Empirical, run_baseline
 from posteria.refinement.accuracy import Accuracy
-from posteria.refinement.weights import MAX_PARETO_K
-from posteria.trust.diagnosis import Diagnosis
 from posteria.types import Dataset, ThetaDistribution
 
 BENCH = "universal"
@@ -114,20 +114,24 @@ class UniversalCell(CaseCell):
         return figures_of(columns), {"parameters": [int(columns["parameters"].min()), int(columns["parameters"].max())]}
 
 
-def universal_cells(scale: Scale, cases: Sequence[str] = (), conditions: Sequence[str] = ()) -> list[UniversalCell]:
-    """A cell per family and condition.
+def universal_cells(scale: Scale, cases: Sequence[str] = (), conditions: Sequence[str] = ()) -> (
+        list[UniversalCell | SizesCell]):
+    """A cell per family and condition, and one of all families by sizes and priors.
 
     Raises:
         InputError: names that do not exist.
     """
-    known = list(dict.fromkeys(condition for found in CASES.values() for condition in found))
-    for argument, names, choices in (("case", cases, CASES), ("condition", conditions, known)):
+    offered = {name: tuple(found) for name, found in CASES.items()} | {EVERY_FAMILY: (BY_SIZE,)}
+    known = list(dict.fromkeys(condition for found in offered.values() for condition in found))
+    for argument, names, choices in (("case", cases, offered), ("condition", conditions, known)):
         unknown = sorted(set(names) - set(choices))
         if unknown:
             raise InputError.of(argument, str(unknown), f"names among {list(choices)}")
     signature = signature_of(universal().network)
-    return [UniversalCell(scale, case, condition, signature) for case in cases or CASES for condition in CASES[case]
-            if not conditions or condition in conditions]
+    wanted = [(case, condition) for case in cases or offered for condition in offered[case]
+              if not conditions or condition in conditions]
+    return [SizesCell(scale, case, signature) if case == EVERY_FAMILY else
+            UniversalCell(scale, case, condition, signature) for case, condition in wanted]
 
 
 def signature_of(estimator: Estimator) -> str:
@@ -146,25 +150,10 @@ def _measured(network: Universal, case: UniversalCase | DesignedCase, sizes: Siz
     posterior = network.posterior(task.model, dataset)
     seconds = (time.perf_counter() - began) / len(dataset)
     columns = (_beside_nuts(posterior, case, seed) if case.beside_nuts else
-               _checked(posterior, seed) | _gaps(posterior, task.model, dataset, sizes, number))
+               checked(posterior, seed) | _gaps(posterior, task.model, dataset, sizes, number))
     size = float(task.model.layout_of(dataset).size)
     return columns | {name: torch.full((len(dataset),), value, dtype=torch.double) for name, value in (
         ("seconds", seconds), ("parameters", size), ("batch", float(number)))}
-
-
-def _checked(posterior: Posterior, seed: int) -> dict[str, Tensor]:
-    """Importance weights of q, and where these are no good, of a proposal of the dataset's own (the cheap rung)."""
-    found = posterior.diagnose()
-    if bool((found.pareto_k < MAX_PARETO_K).all()):
-        return _weights_of(found, torch.ones_like(found.pareto_k, dtype=torch.bool))
-    refined = posterior.refine("laplace", seed=seed)
-    return _weights_of(found, ~refined.failed)
-
-
-def _weights_of(found: Diagnosis, refined: Tensor) -> dict[str, Tensor]:
-    passed = found.pareto_k < MAX_PARETO_K
-    return {"passed": passed.double(), "passed_cheaply": (passed | refined).double(), "ess": found.ess.double(),
-            "unfit": (~found.pareto_k.isfinite()).double()}
 
 
 def _beside_nuts(posterior: Posterior, case: UniversalCase | DesignedCase, seed: int) -> dict[str, Tensor]:
@@ -183,7 +172,7 @@ def _beside_nuts(posterior: Posterior, case: UniversalCase | DesignedCase, seed:
     compared = {"near": errors.mean <= MOST_MEAN_ERROR,
                 "near_up_to_chance": errors.mean <= MOST_MEAN_ERROR + errors.allowance,
                 "nuts_seconds": torch.full_like(errors.mean, run.seconds / len(chosen))}
-    columns = _weights_of(refined.diagnosis, ~refined.failed)
+    columns = weights_of(refined.diagnosis, ~refined.failed)
     for name, values in compared.items():
         columns[name] = torch.full((len(refined),), torch.nan, dtype=torch.double)
         columns[name][chosen] = torch.where(known, values.double(), torch.nan)

@@ -11,6 +11,7 @@ from posteria.bench.scales import Scale
 from posteria.bench.store import Result, ResultStore
 from posteria.bench.universal_bench import BENCH, SIZES, signature_of
 from posteria.bench.universal_cases import BEYOND, CASES, HELD_OUT, NARROW, NUTS_TOO, TRAINED, WIDE
+from posteria.bench.universal_sizes import BY_SIZE, EVERY_FAMILY, rows_by_size
 from posteria.every_model import universal
 
 if TYPE_CHECKING:
@@ -35,11 +36,14 @@ weights shipped before.
   there (sds of heavy tails take more draws), within 0.05 sd where inputs are designed, 0.1 in `many_groups`. Answers
   that fail, and NUTS where it does not converge, are left out.
 - Seconds are per dataset, in one process, without the cheap rung."""
+_BY_SIZE = ("## By rows, features and priors", "", "All families of training together, as often as in training, every "
+            "batch with a model of its own. *prior*: of the first parameter, and its sd.")
 
 
 def write_universal_report(scale: Scale, store: ResultStore, folder: Path) -> list[Path]:
-    """Write ``universal_<scale>.md`` and ``.csv``; returns their paths."""
-    frame = _frame([r for r in store.results() if r.bench == BENCH and r.scale == scale.name])
+    """Write ``universal_<scale>.md`` and ``.csv``, and ``universal_sizes_<scale>.csv``; returns their paths."""
+    results = [r for r in store.results() if r.bench == BENCH and r.scale == scale.name]
+    frame, by_size = _frame(results), _by_size(results)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"universal_{scale.name}.{ending}" for ending in ("md", "csv")]
     sizes, large = SIZES[scale.name]
@@ -47,10 +51,24 @@ def write_universal_report(scale: Scale, store: ResultStore, folder: Path) -> li
         datasets=f"{sizes.batches * sizes.batch_size:,}", batches=sizes.batches, few=large.batches * large.batch_size,
         steps=sizes.steps, optimised=sizes.optimised, few_optimised=large.optimised)
     text = ["# One network for every model", "", f"    posteria bench universal --scale {scale.name}", "", introduction,
-            "", *(markdown_table(frame) if len(frame) else ["Not measured."])]
+            "", *_table(frame), "", *_BY_SIZE, "", *_table(by_size)]
     paths[0].write_text("\n".join(text) + "\n", encoding="utf-8")
     frame.to_csv(paths[1], index=False, float_format="%.6g")
+    paths.append(folder / f"universal_sizes_{scale.name}.csv")
+    by_size.to_csv(paths[2], index=False, float_format="%.6g")
     return paths
+
+
+def _table(frame: pd.DataFrame) -> list[str]:
+    return markdown_table(frame) if len(frame) else ["Not measured."]
+
+
+def _by_size(results: list[Result]) -> pd.DataFrame:
+    """A row per group of datasets of all families together."""
+    import pandas as pd
+
+    return pd.DataFrame([row for r in results if (r.setup, r.method) == (EVERY_FAMILY, BY_SIZE)
+                         for row in rows_by_size(r)])
 
 
 def _frame(results: list[Result]) -> pd.DataFrame:
