@@ -72,3 +72,20 @@ def test_foreign_and_newer_files_are_refused(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(CheckpointError, match="version 99"):
         ResultStore(newer)
+
+
+def test_a_file_of_the_first_version_takes_parts(tmp_path: Path) -> None:
+    path = tmp_path / "results.sqlite"
+    ResultStore(path).add(RESULT)
+    connection = sqlite3.connect(path)
+    connection.execute("DROP TABLE parts")
+    connection.execute("PRAGMA user_version = 1")
+    connection.commit()
+    connection.close()
+    store = ResultStore(path)
+    assert store.results() == [RESULT]
+    store.add_part("key", 3, b"first")
+    store.add_part("key", 3, b"second")
+    assert (store.part("key", 3), store.part("key", 4)) == (b"second", None)
+    store.drop_parts("key")
+    assert store.part("key", 3) is None
