@@ -155,7 +155,7 @@ class TrustCell(CaseCell):
         for first in range(0, len(dataset), chunk):
             rows = dataset[torch.arange(first, min(first + chunk, len(dataset)))]
             part = done.get(first)
-            if part is None or len(part["status"]) < len(rows):
+            if part is None or len(part["status"]) != len(rows):  # of a smaller cell
                 part = _measured(estimator, rows, CASES[self.case], SIZES[self.scale.name], self.seed,
                                  self.weighted, first)
                 done.put(first, part)
