@@ -31,6 +31,11 @@ def serves_every_model(estimator: Estimator) -> bool:
     return bool(getattr(estimator.encoder, "shared", False))
 
 
+def trained_on_many_models(estimator: Estimator) -> bool:
+    """The model it was made with is only a name; false after special training for one."""
+    return estimator.info.training.get("task", {}).get("name") == "many_models"
+
+
 class Universal:
     """Posteriors of models that the network may never have seen.
 

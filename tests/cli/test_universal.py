@@ -81,3 +81,18 @@ def test_special_training_starts_from_the_network(tmp_path: Path) -> None:
                                 "--density", "full", "--steps", "1", "--out", str(tmp_path / "wrong")])
     assert wrong.exit_code == 2
     assert "density: got" in wrong.output
+
+
+def test_what_special_training_made_serves_its_own_model(counts: Path, tmp_path: Path) -> None:
+    trained = RUNNER.invoke(app, [
+        "train", "--from", "universal", "--model", "generalized_linear", "--option", "model.family=poisson",
+        "--features", "1", "--rows", "40:60", "--steps", "1", "--option", "training.batch_size=4",
+        "--out", str(tmp_path / "run")])
+    assert trained.exit_code == 0, trained.output
+    code, output = infer(counts, tmp_path / "own", str(tmp_path / "run"))
+    assert code == 0, output
+    summary = pd.read_csv(tmp_path / "own" / "summary.csv", index_col=0)
+    assert abs(summary.loc["weights[x]", "mean"] - 0.7) < 5 * summary.loc["weights[x]", "sd"]
+    code, output = infer(counts, tmp_path, str(tmp_path / "run"), "--prior-scale", "2")
+    assert code == 2
+    assert "has a model and priors of its own" in " ".join(output.split())

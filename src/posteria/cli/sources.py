@@ -81,11 +81,15 @@ def model_from_file(place: str, options: Mapping[str, Any]) -> Model:
 
 def load_estimator(place: str, model_file: str | None, options: Sequence[str] = (), model: str | None = None,
                    prior_scale: float | None = None) -> Estimator:
-    """The estimator in a folder, or a shipped one by name; for the model named, where it serves every model."""
-    from posteria.every_model import serves_every_model
+    """The estimator in a folder, or a shipped one by name; for the model named, where it serves every model.
+
+    One that special training made of such a network serves its own model where none is named.
+    """
+    from posteria.every_model import serves_every_model, trained_on_many_models
 
     loaded = _load(place, model_file, options)
-    if serves_every_model(loaded):
+    own = model is None and model_file is None and not trained_on_many_models(loaded)
+    if serves_every_model(loaded) and not own:
         return _for_model(loaded, model, model_file, options, prior_scale)
     for name, value in (("--model", model), ("--prior-scale", prior_scale)):
         if value is not None:
