@@ -47,9 +47,9 @@ and warms torch up. Where other work shares the cores, processor time is the bet
 scikit-learn's two solve, in closed form or a few Newton steps, the one model that they know, and are ten times faster
 and more. What posteria's milliseconds buy is the joint posterior of all parameters, and the same door for every model
 that an estimator can be trained on. The goal was 100 ms on two cores. At this size threads wait for each other longer
-than they work, so that small tables are fitted and predicted on one, whatever torch is set to. Most of a fit is the
-search of the iterative encoder, and most of a classifier's prediction the normalisation of 500,000 pairs of
-probabilities.
+than they work, so that small tables are fitted and predicted on one, whatever torch is set to. Half of a fit is the
+check of the posterior (`trust="off"` leaves it out), most of the rest the search of the iterative encoder, and most of
+a classifier's prediction the normalisation of 500,000 pairs of probabilities.
 """
 
 

