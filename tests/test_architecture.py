@@ -107,9 +107,9 @@ def test_unknown_names_are_attribute_errors() -> None:
 
 def test_import_is_light() -> None:
     """What a person does not use is not loaded: plots, tables and samplers come with their first use."""
-    code = "import sys, posteria; print(*sorted({'torch', 'matplotlib', 'pandas', 'arviz', 'ot'} & set(sys.modules)))"
+    code = "import sys, posteria; print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.split() == []
+    assert not {"torch", "matplotlib", "pandas", "arviz", "ot", "numba"} & set(result.stdout.split())
 
 
 def test_version_is_the_project_s() -> None:

@@ -13,6 +13,7 @@ from torch.distributions import Distribution, MultivariateNormal
 from posteria.errors import DataError, InputError, UnsupportedError
 from posteria.models.blocks import in_blocks
 from posteria.models.parameters import Layout, Parameter
+from posteria.models.rectified import Rectified
 from posteria.randomness import randn
 from posteria.types import Dataset, Geometry
 
@@ -224,6 +225,10 @@ class Model(ABC):
             UnsupportedError: :meth:`conjugate` names no parameters.
         """
         raise UnsupportedError(f"{self.name or type(self).__name__} has no parameters in which it is a regression")
+
+    def rectified(self, theta: Tensor, dataset: Dataset) -> Rectified | None:
+        """:meth:`regression` of one dataset without padding, where its design is rectified lines of one feature."""
+        return None
 
     def _dense_curvature(self, point: Tensor, score: Tensor, dataset: Dataset) -> Tensor:
         """(B, C, P, P), detached: exact negative Hessian when small, else the sum of outer row scores."""

@@ -9,6 +9,7 @@ at once, near and far, where gradients of all weights together take small steps 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,7 @@ from posteria.curvature import cholesky
 from posteria.models.base import Model
 from posteria.models.collapsed import CollapsedLogJoint
 from posteria.models.log_joint import ModelLogJoint
+from posteria.models.unit_columns import Columns, DenseColumns, LineColumns
 from posteria.types import Dataset
 
 # Places that a unit chooses among, and the least angle between two of them. The most is that of a whole circle.
@@ -47,33 +49,6 @@ def unit_moves(model: Model, dataset: Dataset, joint: ModelLogJoint) -> UnitMove
 
 
 @dataclass(frozen=True)
-class _Solved:
-    """A regression on C designs: what the output weights' posterior and the evidence are made of.
-
-    Attributes:
-        factor: (C, H, H) lower Cholesky factor of the weights' precision, of priors with sd one.
-        pulled: (C, H) the precision times their mean.
-        mean: (C, H).
-        evidence: (C,) up to what the design does not change.
-    """
-
-    factor: Tensor
-    pulled: Tensor
-    mean: Tensor
-    evidence: Tensor
-
-    @classmethod
-    def of(cls, columns: Tensor, target: Tensor, prior_mean: Tensor) -> _Solved:
-        """Of columns (C, H, N) for targets (C, N), both in units of the noise."""
-        precision = columns @ columns.mT + torch.eye(columns.shape[1], dtype=columns.dtype)
-        factor = cholesky(precision)
-        pulled = (columns @ target[..., None])[..., 0] + prior_mean
-        mean = torch.cholesky_solve(pulled[..., None], factor)[..., 0]
-        evidence = 0.5 * (pulled * mean).sum(-1) - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return cls(factor, pulled, mean, evidence)
-
-
-@dataclass(frozen=True)
 class UnitMoves:
     """A Markov kernel that leaves the posterior of every weight as it is; see the module.
 
@@ -94,8 +69,13 @@ class UnitMoves:
     units: Tensor
     outer: Tensor
 
-    # A sweep over 32 units takes as long as 15 to 30 gradients of a network, with 100 rows and with 1,000.
-    cost = 16
+    @property
+    def cost(self) -> Tensor:
+        """(B,) gradients of a network in whose time a sweep goes over 32 units; with lines it hardly asks for rows."""
+        rows = self.dataset.observed.sum(-1)
+        middle = self.joint.theta(self.dataset.x.new_zeros(1, 1, self.joint.active.shape[1]))
+        lines = [self.model.rectified(middle, self.dataset[torch.tensor([i])]) is not None for i in range(len(rows))]
+        return torch.where(torch.tensor(lines), 1.0 + 400.0 / rows.clamp(min=1), 6.0)
 
     @torch.no_grad()
     def __call__(self, z: Tensor, generator: torch.Generator) -> Tensor:
@@ -110,8 +90,7 @@ class UnitMoves:
         common = inner & (self.units < 0)
         if common.any():
             z = self._common_moved(dataset, z, common, generator)
-        together = max(1, _MOST_NUMBERS // (int(self.outer.sum()) * _PLACES * dataset.x.shape[1]))
-        return torch.cat([self._units_moved(dataset, part, inner & ~common, generator) for part in z.split(together)])
+        return self._units_moved(dataset, z, inner & ~common, generator)
 
     def _units_moved(self, dataset: Dataset, z: Tensor, inner: Tensor, generator: torch.Generator) -> Tensor:
         count = int(self.outer.sum())
@@ -120,30 +99,47 @@ class UnitMoves:
         each = functional.pad(angles, (0, 1))[..., self.units]
         noise = torch.where(inner, torch.randn(z.shape, dtype=z.dtype, generator=generator), 0.0)
         choices = z[:, None] * each.cos() + noise[:, None] * each.sin()  # (C, K, P)
-        columns, target = self._regression(dataset, choices)
-        location, scale = self.joint.location[self.outer].double(), self.joint.scale[self.outer].double()
-        picked, now, sound = _swept(columns, target, location / scale, place, generator)
+        prior = (self.joint.location / self.joint.scale)[self.outer].double()
+        picked, mean, factor, sound = self._swept(dataset, choices, prior, place, generator)
         index = functional.pad(picked, (0, 1))[:, self.units]  # zero where there is no unit, whose choices are alike
         moved = choices.gather(1, index[:, None])[:, 0]
         white = torch.randn(len(z), count, 1, dtype=z.dtype, generator=generator)
-        weights = now.mean + torch.linalg.solve_triangular(now.factor.mT, white, upper=True)[..., 0] - location / scale
-        moved[:, self.outer] = weights
+        moved[:, self.outer] = mean + torch.linalg.solve_triangular(factor.mT, white, upper=True)[..., 0] - prior
         return torch.where(sound[:, None], moved, z)
 
-    def _regression(self, dataset: Dataset, choices: Tensor) -> tuple[Tensor, Tensor]:
-        """Columns (H, C, K, N) of every unit at the choices (C, K, P), and targets (C, N), in units of the noise."""
-        scale = self.joint.scale[self.outer].double()[:, None, None, None]
-        chains, places = choices.shape[:2]
-        columns = choices.new_empty(len(scale), chains, places, dataset.x.shape[1])
-        targets, together = [], max(1, _CACHED // columns[:, 0].numel())
-        for some, part in zip(choices.split(together), columns.split(together, 1), strict=True):
-            theta = self.joint.theta(some).flatten(0, 1)
-            design, target, strength = self.model.regression(theta[None], dataset)
+    def _swept(self, dataset: Dataset, choices: Tensor, prior: Tensor, place: Tensor, generator: torch.Generator) -> (
+            tuple[Tensor, ...]):
+        """See :func:`_swept`; of all chains."""
+        parts, first = [], 0
+        for columns in self._columns(dataset, choices):
+            parts.append(_swept(columns, prior, place[first:first + len(columns)], generator))
+            first += len(columns)
+        return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+
+    def _columns(self, dataset: Dataset, choices: Tensor) -> Iterator[Columns]:
+        """Of every unit at the choices (C, K, P), for some chains after the other where that takes much memory."""
+        scale, places = self.joint.scale[self.outer].double(), choices.shape[1]
+        theta = self.joint.theta(choices).flatten(0, 1)[None]
+        lines = self.model.rectified(theta, dataset)
+        columns = None if lines is None else LineColumns.of(lines, places, scale)
+        if columns is not None:
+            yield columns
+            return
+        together = max(1, _MOST_NUMBERS // (places * len(scale) * dataset.x.shape[1]))
+        for part in theta.split(places * together, 1):
+            yield self._dense(dataset, part, places, scale)
+
+    def _dense(self, dataset: Dataset, theta: Tensor, places: int, scale: Tensor) -> DenseColumns:
+        """Of theta (1, C K, P), of which every K are a chain's."""
+        values = theta.new_empty(theta.shape[1] // places, places, len(scale), dataset.x.shape[1])
+        targets, together = [], max(1, _CACHED // values[0].numel())
+        for part, some in zip(values.split(together), theta.split(places * together, 1), strict=True):
+            design, target, strength = self.model.regression(some, dataset)
             # A chain's choices share what is outside units, and with it the noise.
             root = strength[0, ::places, 0].sqrt()
-            torch.mul(design[0].unflatten(0, some.shape[:2]).permute(3, 0, 1, 2), scale * root[:, None], out=part)
-            targets.append((target[0, ::places, :, 0] * root).expand(len(some), -1))
-        return columns, torch.cat(targets)
+            torch.mul(design[0].mT.unflatten(0, part.shape[:2]), root[..., None, None] * scale[:, None], out=part)
+            targets.append((target[0, ::places, :, 0] * root).expand(len(part), -1))
+        return DenseColumns(values, torch.cat(targets))
 
     def _common_moved(self, dataset: Dataset, z: Tensor, common: Tensor, generator: torch.Generator) -> Tensor:
         angles, place = _rings(len(z), 1, generator)
@@ -158,42 +154,41 @@ class UnitMoves:
         return torch.where(kept[:, None], choices[torch.arange(len(z)), picked], z)
 
 
-def _swept(columns: Tensor, target: Tensor, prior_mean: Tensor, place: Tensor, generator: torch.Generator) -> (
-        tuple[Tensor, _Solved, Tensor]):
-    """Every unit's choice among its columns (H, C, K, N), one unit after the other in an order drawn anew.
+def _swept(columns: Columns, prior: Tensor, place: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Every unit's choice among its places, one unit after the other in an order drawn anew.
 
     Args:
+        prior: (H,) means of the output weights' priors, in those' sds.
         place: (C, H) where units are.
 
     Returns:
-        The choices (C, H); the regression on the chosen columns; and (C,) bool, rounding has done no harm.
+        The choices (C, H); on them the output weights' mean (C, H) and the Cholesky factor (C, H, H) of their
+        precision, in the prior's sds; and (C,) bool, rounding has done no harm.
     """
-    chains = torch.arange(columns.shape[1])
-    index = place.mT[..., None, None].expand(-1, -1, -1, columns.shape[-1])
-    current = columns.gather(2, index)[:, :, 0].transpose(0, 1).contiguous()
-    began = _Solved.of(current, target, prior_mean)
-    inverse, pulled, gained = torch.cholesky_inverse(began.factor), began.pulled.clone(), began.evidence.clone()
-    pulls = (columns @ target[..., None])[..., 0] + prior_mean[:, None, None]  # (H, C, K)
-    sizes = torch.einsum("hckn,hckn->hck", columns, columns)
-    picked = place.clone()
-    for j in torch.randperm(len(columns), generator=generator).tolist():
-        column, own = inverse[:, :, j], inverse[:, j, j]
-        across = columns[j] @ current.mT  # (C, K, H)
-        # Products with the inverse of the other units' precision, in which this unit's row and column are zero.
-        solved = across @ inverse - (across @ column[..., None]) * (column / own[:, None])[:, None]
-        solved[..., j] = 0.0
-        left = 1.0 + sizes[j] - (solved * across).sum(-1)
-        height = 0.5 * ((pulls[j] - (solved @ pulled[..., None])[..., 0]).square() / left - left.log())
-        chosen = _chosen(height, generator)
-        gained += height[chains, chosen] - height[chains, place[:, j]]
-        picked[:, j], current[:, j], pulled[:, j] = chosen, columns[j, chains, chosen], pulls[j, chains, chosen]
-        row = -solved[chains, chosen]
-        row[:, j] = 1.0
-        sides = torch.stack([column, row], -1)
-        signs = torch.stack([-1.0 / own, 1.0 / left[chains, chosen]], -1)
-        inverse = torch.baddbmm(inverse, sides * signs[:, None], sides.mT)
-    now = _Solved.of(current, target, prior_mean)
-    return picked, now, (now.evidence - gained).abs() < _MOST_ROUNDING
+    from posteria.models.unit_sweeps import Chains
+    products, pulls = columns.products(place)
+    pulled = pulls + prior
+    _, factor, evidence = _solved(products, pulled)
+    gained, picked = torch.zeros(len(place), dtype=torch.double), place.clone()
+    state = (_gumbel((*place.shape, _PLACES), generator), place, prior.expand_as(pulls),
+             torch.cholesky_inverse(factor), pulled, gained, picked)
+    order = torch.randperm(place.shape[1], generator=generator)
+    columns.sweep_all(order, Chains(*(values.contiguous().numpy() for values in state)))
+    products, pulls = columns.products(picked)
+    mean, factor, now = _solved(products, pulls + prior)
+    return picked, mean, factor, (now - evidence - gained).abs() < _MOST_ROUNDING
+
+
+def _solved(products: Tensor, pulled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The weights' mean (C, H), the Cholesky factor of their precision, and the evidence (C,) but for a constant.
+
+    Args:
+        products: (C, H, H) of the columns with each other.
+        pulled: (C, H) the precision times the mean.
+    """
+    factor = cholesky(products + torch.eye(products.shape[1], dtype=products.dtype))
+    mean = torch.cholesky_solve(pulled[..., None], factor)[..., 0]
+    return mean, factor, 0.5 * (pulled * mean).sum(-1) - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 
 def _rings(chains: int, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -206,10 +201,14 @@ def _rings(chains: int, count: int, generator: torch.Generator) -> tuple[Tensor,
 
 
 def _chosen(height: Tensor, generator: torch.Generator) -> Tensor:
-    """(C,) indices into log weights (C, K), by Gumbel noise."""
-    uniform = torch.rand(height.shape, dtype=height.dtype, generator=generator)
-    uniform = uniform.clamp(min=torch.finfo(height.dtype).tiny)
-    return (height - (-uniform.log()).log()).argmax(-1)
+    """(C,) indices into log weights (C, K)."""
+    return (height + _gumbel(height.shape, generator)).argmax(-1)
+
+
+def _gumbel(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Noise with which the largest of log weights is a draw from the weights."""
+    uniform = torch.rand(shape, dtype=torch.double, generator=generator).clamp(min=torch.finfo(torch.double).tiny)
+    return -(-uniform.log()).log()
 
 
 def _without_padding(dataset: Dataset) -> Dataset:

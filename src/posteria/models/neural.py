@@ -15,6 +15,7 @@ from posteria.models.blocks import in_blocks
 from posteria.models.heads import CategoricalHead, Head, regression_head
 from posteria.models.outputs import OutputModel
 from posteria.models.parameters import FEATURES, Layout, Parameter
+from posteria.models.rectified import Rectified
 from posteria.types import Dataset
 
 
@@ -118,6 +119,17 @@ class _Neural(OutputModel):
 
     def design(self, theta: Tensor, dataset: Dataset) -> Tensor:
         return self.linearize(theta, dataset).levels[-1]
+
+    def rectified(self, theta: Tensor, dataset: Dataset) -> Rectified | None:
+        one_line_each = self.activation == "relu" and self.separate_units and dataset.features.sum() == 1
+        root = self._root(theta, dataset)
+        if not one_line_each or root.shape[2] > 1 or dataset.y is None:
+            return None
+        layout, features = self.layout_of(dataset), dataset.features[0]
+        slope = (layout["hidden_weights"].take(theta).double() * features).sum(-1)
+        offset = layout["hidden_bias"].take(theta).double()
+        x = (dataset.x[0] * features).sum(-1).double()
+        return Rectified(x, dataset.y[0].double(), slope, offset, root[:, :, 0, 0].square())
 
     def likelihood_score(self, theta: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor]:
         value, score = in_blocks(super().likelihood_score, theta, dataset, self.hidden)

@@ -19,6 +19,7 @@ from torch.distributions import Distribution, constraints
 from posteria.models.base import Expectation, Model, Spread
 from posteria.models.parameters import Layout, Parameter, layout_of_one_entry
 from posteria.models.quantiles import QuantileMap
+from posteria.models.rectified import Rectified
 from posteria.types import Dataset, Geometry
 
 _NODES = 24
@@ -229,6 +230,9 @@ class Whitened(Model):
 
     def regression(self, theta: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor, Tensor]:
         return self.model.regression(self.theta(theta, dataset), dataset)
+
+    def rectified(self, theta: Tensor, dataset: Dataset) -> Rectified | None:
+        return self.model.rectified(self.theta(theta, dataset), dataset)
 
     def draw_inputs(self, num_datasets: int, rows: int, columns: int, generator: torch.Generator | None,
                     device: torch.device | str = "cpu") -> Tensor:

@@ -129,6 +129,12 @@ def run_chains(problem: Problem, starts: Tensor, target: Accuracy, generator: to
     return ChainRun(*(torch.cat([getattr(run, name) for run in runs]) for name in ChainRun.__dataclass_fields__))
 
 
+def least_evaluations(problem: Problem) -> Tensor | None:
+    """(B,) what chains of the problem's own moves take where they agree soon; None where it has none."""
+    moves = problem.moves
+    return None if moves is None else (_WARMUP + _NUM_SAMPLES) * _SUPERCHAINS * _CHAINS * moves.cost
+
+
 def _block(problem: Problem, starts: Tensor, target: Accuracy, generator: torch.Generator) -> ChainRun:
     z = starts.repeat_interleave(_CHAINS, 1)
     everything = _round(problem, z, 0, target, generator)
@@ -173,7 +179,8 @@ def _own_run(problem: Problem, starts: Tensor, target: Accuracy, generator: torc
     z, kept, before = starts.repeat_interleave(_CHAINS, 1), [], 0.0
     for _ in range(_WARMUP):
         z = moves(z, generator)
-    spent, price = _WARMUP * moves.cost * z.shape[1], moves.cost * z.shape[1]
+    price = float(moves.cost) * z.shape[1]
+    spent = _WARMUP * price
     for stretch in _OWN_STRETCHES:
         for _ in range(len(kept), stretch * _NUM_SAMPLES):
             z = moves(z, generator)
@@ -187,7 +194,7 @@ def _own_run(problem: Problem, starts: Tensor, target: Accuracy, generator: torc
         before = float(run.ess)
         if not bool(run.steady):  # on their way in at first
             kept, before = kept[len(kept) // 2:], 0.0
-    return replace(run, evaluations=torch.full_like(run.evaluations, spent))
+    return replace(run, evaluations=torch.full_like(run.evaluations, int(spent)))
 
 
 def _better(run: ChainRun, longer: ChainRun) -> ChainRun:

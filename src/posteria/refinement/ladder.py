@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from posteria.refinement.accuracy import Accuracy, Change, Moments
-from posteria.refinement.chains import MAX_R_HAT, ChainRun, overdispersed, run_chains
+from posteria.refinement.chains import MAX_R_HAT, ChainRun, least_evaluations, overdispersed, run_chains
 from posteria.refinement.modes import Modes, missed_modes, unvisited_modes
 from posteria.refinement.nested import nested, nests
 from posteria.refinement.problem import Problem
@@ -48,6 +48,9 @@ _MOST_PATIENCE, _MOST_NUMBERS, _HOPELESS_K = 192, 2**24, 1.0
 # Then so many datasets are taken together, so that the draws of those that take many fit in memory. Not fewer: a source
 # may draw for all datasets whenever it is asked for more of some.
 _TOGETHER = 32
+# And no more than so many for every evaluation that chains take at the least, where a problem has moves of its own. A
+# draw, its density and its weight take two; but weighted draws have an evidence and a k-hat, which are worth something.
+_WORTH = 2
 # Draws grow by this part before they are judged again: judging takes long, too.
 _GROWTH = 3
 # Parameters up to which posteriors with a mode for every relabelling are worth a try with chains, unasked.
@@ -224,16 +227,16 @@ def _reweight(problem: Problem, source: Source, target: Accuracy, outcome: Outco
     # Elsewhere the next rung is the cheaper try.
     limit = 0.0 if problem.single_mode else _HOPELESS_K
     hopeful = (weights.reliable | (weights.pareto_k < limit))[index] & ~_unseen(outcome)[index]
-    most = _most_effort(problem, source)
+    most = _most_effort(problem, source.z)
     together = max(1, len(index)) if problem.single_mode else _TOGETHER
-    left = [_reweight_part(problem, source, target, outcome, part, most, limit, generator)
+    left = [_reweight_part(problem, source, target, outcome, part, most[part], limit, generator)
             for part in index[hopeful].split(together) if len(part)]
     return torch.cat([index[~hopeful], *left]).sort().values
 
 
-def _reweight_part(problem: Problem, source: Source, target: Accuracy, outcome: Outcome, tried: Tensor, most: int,
+def _reweight_part(problem: Problem, source: Source, target: Accuracy, outcome: Outcome, tried: Tensor, most: Tensor,
                    limit: float, generator: torch.Generator) -> Tensor:
-    """Rung 2 for the datasets tried (b,), in up to so many times as many draws; those that are left."""
+    """Rung 2 for the datasets tried (b,), in up to most (b,) times as many draws; those that are left."""
     rest, part = [], problem[tried]
     z, log_q = source.z[tried], _required(source.log_q)[tried]
     log_joint, values = part.density(z), part.values(z)
@@ -247,14 +250,15 @@ def _reweight_part(problem: Problem, source: Source, target: Accuracy, outcome: 
         _settle_weighted(outcome, tried[done], REWEIGHTED, z[done], now[done], generator)
         _say_unsound(outcome, tried[enough & ~done])
         # What is out of reach with the most draws is left to the next rung, and so is what has too heavy a tail for q.
-        affordable = ~enough & (effort * z.shape[1] <= most * source.z.shape[1])
-        going = ~done & torch.where(now.reliable, affordable, now.pareto_k < limit)
+        batches = z.shape[1] // source.z.shape[1]
+        affordable = ~enough & (effort * batches <= most)
+        going = ~done & (batches < most) & torch.where(now.reliable, affordable, now.pareto_k < limit)
         rest.append(tried[~done & ~going])
-        tried, batches = tried[going], z.shape[1] // source.z.shape[1]
-        if not len(tried) or source.more is None or batches >= most:
+        tried, most = tried[going], most[going]
+        if not len(tried) or source.more is None:
             break
         part, known = problem[tried], [kept[going] for kept in (z, log_q, log_joint, values)]
-        until = min(batches + max(1, batches // _GROWTH), most)
+        until = min(batches + max(1, batches // _GROWTH), int(most.amax()))
         new = [source.more(tried, number) for number in range(batches, until)]
         new_z, new_q = (torch.cat(batch, 1) for batch in zip(*new, strict=True))
         fresh = (new_z, new_q, part.density(new_z), part.values(new_z))
@@ -272,11 +276,13 @@ def _say_unsound(outcome: Outcome, index: Tensor) -> None:
     outcome.say(index, ["sds rest on the tails of q's weights"] * len(index), before=True)
 
 
-def _most_effort(problem: Problem, source: Source) -> int:
-    """How many times as many draws as there are rung 2 may take."""
+def _most_effort(problem: Problem, z: Tensor) -> Tensor:
+    """(B,) how many times as many draws as z (B, S, P) rung 2 may take."""
     if problem.single_mode:
-        return _MOST_EFFORT
-    return min(max(_MOST_NUMBERS // source.z[0].numel(), _MOST_EFFORT), _MOST_PATIENCE)
+        return torch.full((len(problem),), _MOST_EFFORT)
+    most = min(max(_MOST_NUMBERS // z[0].numel(), _MOST_EFFORT), _MOST_PATIENCE)
+    least = least_evaluations(problem)
+    return torch.full((len(problem),), most) if least is None else (_WORTH * least / z.shape[1]).long().clamp(1, most)
 
 
 def _required(log_q: Tensor | None) -> Tensor:

@@ -82,10 +82,11 @@ class Moves(Protocol):
     """A Markov kernel that leaves the posteriors of B datasets as they are, with nothing to adapt.
 
     Attributes:
-        cost: how many evaluations of the log joint a move of one chain is worth, by the time it takes.
+        cost: (B,) how many evaluations of the log joint a move of one chain is worth, by the time it takes.
     """
 
-    cost: int
+    @property
+    def cost(self) -> Tensor: ...
 
     def __call__(self, z: Tensor, generator: torch.Generator) -> Tensor:
         """The next z (B, C, P) of every chain."""
