@@ -227,7 +227,7 @@ class Model(ABC):
         raise UnsupportedError(f"{self.name or type(self).__name__} has no parameters in which it is a regression")
 
     def rectified(self, theta: Tensor, dataset: Dataset) -> Rectified | None:
-        """:meth:`regression` of one dataset without padding, where its design is rectified lines of one feature."""
+        """:meth:`regression` of one dataset, where its design is rectified lines of one feature; else None."""
         return None
 
     def _dense_curvature(self, point: Tensor, score: Tensor, dataset: Dataset) -> Tensor:

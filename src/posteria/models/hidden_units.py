@@ -75,7 +75,7 @@ class UnitMoves:
         rows = self.dataset.observed.sum(-1)
         middle = self.joint.theta(self.dataset.x.new_zeros(1, 1, self.joint.active.shape[1]))
         lines = [self.model.rectified(middle, self.dataset[torch.tensor([i])]) is not None for i in range(len(rows))]
-        return torch.where(torch.tensor(lines), 1.0 + 400.0 / rows.clamp(min=1), 6.0)
+        return torch.where(torch.tensor(lines), 1.0 + 400.0 / rows.clamp(min=1), 10.0)
 
     @torch.no_grad()
     def __call__(self, z: Tensor, generator: torch.Generator) -> Tensor:

@@ -16,7 +16,11 @@ from posteria.models.heads import CategoricalHead, Head, regression_head
 from posteria.models.outputs import OutputModel
 from posteria.models.parameters import FEATURES, Layout, Parameter
 from posteria.models.rectified import Rectified
+from posteria.models.unit_columns import LineColumns
 from posteria.types import Dataset
+
+# Rows of all draws of a dataset from which sums over sorted rows are worth their preparation.
+_MANY_ROWS = 2**14
 
 
 class _Activation(ABC):
@@ -121,15 +125,15 @@ class _Neural(OutputModel):
         return self.linearize(theta, dataset).levels[-1]
 
     def rectified(self, theta: Tensor, dataset: Dataset) -> Rectified | None:
+        root, real = self._root(theta, dataset), dataset.observed[0]
         one_line_each = self.activation == "relu" and self.separate_units and dataset.features.sum() == 1
-        root = self._root(theta, dataset)
         if not one_line_each or root.shape[2] > 1 or dataset.y is None:
             return None
         layout, features = self.layout_of(dataset), dataset.features[0]
         slope = (layout["hidden_weights"].take(theta).double() * features).sum(-1)
         offset = layout["hidden_bias"].take(theta).double()
-        x = (dataset.x[0] * features).sum(-1).double()
-        return Rectified(x, dataset.y[0].double(), slope, offset, root[:, :, 0, 0].square())
+        x = (dataset.x[0, real] * features).sum(-1).double()
+        return Rectified(x, dataset.y[0, real].double(), slope, offset, root[:, :, 0, 0].square())
 
     def likelihood_score(self, theta: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor]:
         value, score = in_blocks(super().likelihood_score, theta, dataset, self.hidden)
@@ -148,8 +152,26 @@ class _Neural(OutputModel):
         return in_blocks(outputs, theta, dataset, self.hidden)[0]
 
     def conditional(self, theta: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor]:
+        products = self._products_of_lines(theta, dataset)
+        if products is not None:
+            return self._given_products(theta, dataset, *products)
         mean, factor = in_blocks(super().conditional, theta, dataset, self.hidden)
         return mean, factor
+
+    def _products_of_lines(self, theta: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor] | None:
+        """Products of :meth:`rectified` designs, where there are draws enough to go through datasets one by one."""
+        few = theta.shape[1] * dataset.x.shape[1] < _MANY_ROWS
+        if few or theta.requires_grad or theta.device.type != "cpu":
+            return None
+        parts = []
+        for i in range(len(dataset)):
+            found = self.rectified(theta[i:i + 1], dataset[i:i + 1])
+            lines = None if found is None else LineColumns.of(found, 1, theta.new_ones(self.hidden).double())
+            if lines is None:
+                return None
+            parts.append(lines.products(torch.zeros(theta.shape[1], self.hidden, dtype=torch.long)))
+        products, pulls = (torch.stack(part) for part in zip(*parts, strict=True))
+        return products, pulls[..., None]
 
     def linearize(self, theta: Tensor, dataset: Dataset) -> _NeuralLine:
         layout, activation = self.layout_of(dataset), ACTIVATIONS[self.activation]

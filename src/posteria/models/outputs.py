@@ -209,17 +209,21 @@ class OutputModel(Model):
     def conditional(self, theta: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor]:
         """Bayesian linear regression on :meth:`design` (Bishop 2006, eq. 3.50), in double precision inside."""
         self._check_theta(theta, dataset)
+        if not self.conjugate(self.layout_of(dataset)).any():
+            return super().conditional(theta, dataset)
+        design, target, strength = self.regression(theta, dataset)
+        return self._given_products(theta, dataset, strength * (design.mT @ design), strength * (design.mT @ target))
+
+    def _given_products(self, theta: Tensor, dataset: Dataset, products: Tensor, pulls: Tensor) -> (
+            tuple[Tensor, Tensor]):
+        """:meth:`conditional`, by products of the design with itself (B, C, R, R) and the target (B, C, R, 1)."""
         layout, kind = self.layout_of(dataset), theta.dtype
         places = self.conjugate(layout)
-        if not places.any():
-            return super().conditional(theta, dataset)
         location, scale = (moment[places].double().to(theta.device) for moment in layout.prior_moments)
         active = self.active(dataset)[:, None, places]
-        design, target, strength = self.regression(theta, dataset)
-        residual = target - design @ location[:, None]
         prior = torch.where(active, scale**-2, 1.0)
-        factor = cholesky(strength * (design.mT @ design) + torch.diag_embed(prior))
-        mean = location + torch.cholesky_solve(strength * (design.mT @ residual), factor)[..., 0]
+        factor = cholesky(products + torch.diag_embed(prior))
+        mean = location + torch.cholesky_solve(pulls - products @ location[:, None], factor)[..., 0]
         return torch.where(active, mean, 0.0).to(kind), factor.to(kind)
 
     def regression(self, theta: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor, Tensor]:

@@ -101,8 +101,9 @@ class LineColumns(Columns):
             return (values[0].unflatten(0, (-1, places)) * scale * root[:, None, None]).mT.contiguous()
 
         slope, offset = per_unit(found.slope), per_unit(found.offset + middle * found.slope)
-        sums = functional.pad(torch.stack([torch.ones_like(x), x, x.square(), y, x * y]).cumsum(-1), (1, 0))
-        largest = torch.maximum(slope.square().amax() * sums[2, -1], offset.square().amax() * sums[0, -1])
+        powers = torch.stack([torch.ones_like(x), x, x.square(), y, x * y], -1)
+        sums = functional.pad(powers.cumsum(0), (0, 0, 1, 0))
+        largest = torch.maximum(slope.square().amax() * sums[-1, 2], offset.square().amax() * sums[-1, 0])
         if not bool(largest * torch.finfo(x.dtype).eps < _MOST_ROUNDING):
             return None
         kink = torch.where(slope == 0.0, torch.where(offset > 0.0, -torch.inf, torch.inf), -offset / slope)

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-# Compiled at the first call, in a second or two: a cache on disk would want a place where it may write.
-_compiled = numba.njit(nogil=True, error_model="numpy")
+# Compiled at the first call, in a second or two: a cache on disk would want a place where it may write. The order of
+# sums is left to the compiler.
+_compiled = numba.njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
 
 
 class Chains(NamedTuple):
@@ -42,7 +43,7 @@ class Lines(NamedTuple):
     Attributes:
         slope, offset: (C, H, K).
         first, last: (C, H, K) the rows first <= i < last are those where the line is above zero.
-        sums: (5, N + 1) sums of 1, x, x squared, y and x y over the first rows.
+        sums: (N + 1, 5) sums of 1, x, x squared, y and x y over the first rows.
         root: (C,) one over the noise, whose units lines are in and y is not.
     """
 
@@ -84,47 +85,63 @@ def sweep_lines(lines: Lines, order: np.ndarray, chains: Chains) -> None:
     units, places = lines.slope.shape[1:]
     across, solved = np.empty((places, units)), np.empty((places, units))
     sizes, pulls = np.empty(places), np.empty(places)
+    weights, span = np.empty((2, units)), np.empty((2, units), np.int64)
     for c in range(len(lines.slope)):
-        now = chains.place[c].copy()
+        for h in range(units):
+            _put(lines, c, h, chains.place[c, h], weights, span)
         for j in order:
             for k in range(places):
-                sizes[k] = _product(lines, c, j, k, j, k)
-                pulls[k] = chains.prior[c, j] + _pull(lines, c, j, k)
-                for h in range(units):
-                    across[k, h] = _product(lines, c, j, k, h, now[h])
+                slope, offset = lines.slope[c, j, k], lines.offset[c, j, k]
+                first, last = lines.first[c, j, k], lines.last[c, j, k]
+                _products(lines.sums, slope, offset, first, last, weights, span, across[k])
+                sizes[k] = _product(lines.sums, slope, offset, slope, offset, first, last)
+                pulls[k] = chains.prior[c, j] + lines.root[c] * _pull(lines.sums, slope, offset, first, last)
             _choose(c, j, across, sizes, pulls, solved, chains)
-            now[j] = chains.picked[c, j]
+            _put(lines, c, j, chains.picked[c, j], weights, span)
 
 
 @_compiled
-def products_of_lines(lines: Lines, picked: np.ndarray, gram: np.ndarray, pulls: np.ndarray) -> None:
+def products_of_lines(lines: Lines, picked: np.ndarray, products: np.ndarray, pulls: np.ndarray) -> None:
     """Fills in products (C, H, H) of the picked (C, H) lines with each other, and (C, H) with y."""
+    units = picked.shape[1]
+    weights, span = np.empty((2, units)), np.empty((2, units), np.int64)
     for c in range(len(picked)):
-        for j in range(picked.shape[1]):
-            pulls[c, j] = _pull(lines, c, j, picked[c, j])
-            for h in range(picked.shape[1]):
-                gram[c, j, h] = _product(lines, c, j, picked[c, j], h, picked[c, h])
+        for h in range(units):
+            _put(lines, c, h, picked[c, h], weights, span)
+        for h in range(units):
+            slope, offset, first, last = weights[0, h], weights[1, h], span[0, h], span[1, h]
+            _products(lines.sums, slope, offset, first, last, weights, span, products[c, h])
+            pulls[c, h] = lines.root[c] * _pull(lines.sums, slope, offset, first, last)
 
 
 @_compiled
-def _product(lines: Lines, c: int, j: int, k: int, h: int, l: int) -> float:  # noqa: E741
-    first = max(lines.first[c, j, k], lines.first[c, h, l])
-    last = min(lines.last[c, j, k], lines.last[c, h, l])
-    if last <= first:
-        return 0.0
-    a, b, sums = lines.slope[c, j, k], lines.offset[c, j, k], lines.sums
-    u, v = lines.slope[c, h, l], lines.offset[c, h, l]
-    return (a * u * (sums[2, last] - sums[2, first]) + (a * v + b * u) * (sums[1, last] - sums[1, first])
-            + b * v * (sums[0, last] - sums[0, first]))
+def _put(lines: Lines, c: int, h: int, k: int, weights: np.ndarray, span: np.ndarray) -> None:
+    """Unit h is at place k now."""
+    weights[0, h], weights[1, h] = lines.slope[c, h, k], lines.offset[c, h, k]
+    span[0, h], span[1, h] = lines.first[c, h, k], lines.last[c, h, k]
 
 
 @_compiled
-def _pull(lines: Lines, c: int, j: int, k: int) -> float:
-    first, last, sums = lines.first[c, j, k], lines.last[c, j, k], lines.sums
-    if last <= first:
-        return 0.0
-    return lines.root[c] * (lines.slope[c, j, k] * (sums[4, last] - sums[4, first])
-                            + lines.offset[c, j, k] * (sums[3, last] - sums[3, first]))
+def _products(sums: np.ndarray, slope: float, offset: float, first: int, last: int, weights: np.ndarray,
+              span: np.ndarray, products: np.ndarray) -> None:
+    """Of a line with all units' (H,)."""
+    for h in range(len(products)):
+        begin = max(first, span[0, h])
+        end = max(begin, min(last, span[1, h]))
+        products[h] = _product(sums, slope, offset, weights[0, h], weights[1, h], begin, end)
+
+
+@_compiled
+def _product(sums: np.ndarray, slope: float, offset: float, other: float, its_offset: float, first: int,
+             last: int) -> float:
+    return (slope * other * (sums[last, 2] - sums[first, 2])
+            + (slope * its_offset + offset * other) * (sums[last, 1] - sums[first, 1])
+            + offset * its_offset * (sums[last, 0] - sums[first, 0]))
+
+
+@_compiled
+def _pull(sums: np.ndarray, slope: float, offset: float, first: int, last: int) -> float:
+    return slope * (sums[last, 4] - sums[first, 4]) + offset * (sums[last, 3] - sums[first, 3])
 
 
 @_compiled
@@ -140,14 +157,10 @@ def _choose(c: int, j: int, across: np.ndarray, sizes: np.ndarray, pulls: np.nda
     column, own = inverse[j].copy(), inverse[j, j]
     left, height = np.empty(places), np.empty(places)
     chosen, highest = chains.place[c, j], -np.inf
+    _solve(across, inverse, solved)
     for k in range(places):
         # Products with the inverse of the other units' precision, in which this unit's row and column are zero.
-        solved[k] = 0.0
-        for i in range(units):
-            for h in range(units):
-                solved[k, h] += across[k, i] * inverse[i, h]
-        share = solved[k, j] / own
-        explained, expected = 0.0, 0.0
+        share, explained, expected = solved[k, j] / own, 0.0, 0.0
         for h in range(units):
             solved[k, h] = 0.0 if h == j else solved[k, h] - share * column[h]
             explained += solved[k, h] * across[k, h]
@@ -158,8 +171,24 @@ def _choose(c: int, j: int, across: np.ndarray, sizes: np.ndarray, pulls: np.nda
             chosen, highest = k, height[k] + luck[k]
     chains.gained[c] += height[chosen] - height[chains.place[c, j]]
     chains.picked[c, j], pulled[j] = chosen, pulls[chosen]
-    row = -solved[chosen]
-    row[j] = 1.0
-    for i in range(units):
-        for h in range(units):
-            inverse[i, h] += row[i] * row[h] / left[chosen] - column[i] * column[h] / own
+    solved[chosen, j] = -1.0
+    _exchange(inverse, column, own, solved[chosen], left[chosen])
+
+
+@_compiled
+def _solve(across: np.ndarray, inverse: np.ndarray, solved: np.ndarray) -> None:
+    """across (K, H) times the inverse (H, H)."""
+    solved[:] = 0.0
+    for i in range(len(inverse)):
+        for k in range(len(across)):
+            for h in range(len(inverse)):
+                solved[k, h] += across[k, i] * inverse[i, h]
+
+
+@_compiled
+def _exchange(inverse: np.ndarray, column: np.ndarray, own: float, new: np.ndarray, left: float) -> None:
+    """A unit's column goes, of which ``column`` is the inverse's, and another comes."""
+    for i in range(len(inverse)):
+        up, down = new[i] / left, column[i] / own
+        for h in range(len(inverse)):
+            inverse[i, h] += up * new[h] - down * column[h]

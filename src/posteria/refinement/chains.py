@@ -26,9 +26,10 @@ _SUPERCHAINS, _CHAINS = 8, 8
 _WARMUP, _NUM_SAMPLES, _ROUNDS = 60, 40, 3
 # Chains that nearly agree go on as they are, for so many times as long, before they are warmed up anew.
 _STRETCHES, _NEARLY = (1, 2, 4), 1.03
-# Moves that have nothing to adapt gain nothing by that, and go on for longer. But from the third stretch on they stop
-# where the longest would have less than what is wanted over this many effective draws, growing as they did in the last.
-_OWN_STRETCHES, _THIRD, _HOPE = (1, 2, 4, 8, 16, 32), 4, 1.5
+# Moves that have nothing to adapt gain nothing by that, take less of a warm-up, and go on for longer. But from the
+# third stretch on they stop where the longest would have less than what is wanted over this many effective draws,
+# growing as they did in the last.
+_OWN_WARMUP, _OWN_STRETCHES, _THIRD, _HOPE = 30, (1, 2, 4, 8, 16, 32), 4, 1.5
 # Two rounds that leave superchains further apart than this are not for lack of time: they sit in different modes.
 _HOPELESS = 1.1
 # Chains are still on their way in where a mean of their first fifth, that of the log joint included, is further than so
@@ -132,7 +133,7 @@ def run_chains(problem: Problem, starts: Tensor, target: Accuracy, generator: to
 def least_evaluations(problem: Problem) -> Tensor | None:
     """(B,) what chains of the problem's own moves take where they agree soon; None where it has none."""
     moves = problem.moves
-    return None if moves is None else (_WARMUP + _NUM_SAMPLES) * _SUPERCHAINS * _CHAINS * moves.cost
+    return None if moves is None else (_OWN_WARMUP + _NUM_SAMPLES) * _SUPERCHAINS * _CHAINS * moves.cost
 
 
 def _block(problem: Problem, starts: Tensor, target: Accuracy, generator: torch.Generator) -> ChainRun:
@@ -177,10 +178,10 @@ def _own_run(problem: Problem, starts: Tensor, target: Accuracy, generator: torc
     moves, wanted = problem.moves, float(_enough(problem, target))
     assert moves is not None
     z, kept, before = starts.repeat_interleave(_CHAINS, 1), [], 0.0
-    for _ in range(_WARMUP):
+    for _ in range(_OWN_WARMUP):
         z = moves(z, generator)
     price = float(moves.cost) * z.shape[1]
-    spent = _WARMUP * price
+    spent = _OWN_WARMUP * price
     for stretch in _OWN_STRETCHES:
         for _ in range(len(kept), stretch * _NUM_SAMPLES):
             z = moves(z, generator)

@@ -49,8 +49,8 @@ _MOST_PATIENCE, _MOST_NUMBERS, _HOPELESS_K = 192, 2**24, 1.0
 # may draw for all datasets whenever it is asked for more of some.
 _TOGETHER = 32
 # And no more than so many for every evaluation that chains take at the least, where a problem has moves of its own. A
-# draw, its density and its weight take two; but weighted draws have an evidence and a k-hat, which are worth something.
-_WORTH = 2
+# draw, its density and its weight take two; and weighted draws have an evidence and a k-hat, which are worth something.
+_WORTH = 3
 # Draws grow by this part before they are judged again: judging takes long, too.
 _GROWTH = 3
 # Parameters up to which posteriors with a mode for every relabelling are worth a try with chains, unasked.
