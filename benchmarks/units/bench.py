@@ -31,9 +31,9 @@ TEXT = """# Time of sweeps over hidden units
 
 A sweep gives each of 32 hidden units a choice among {places} places, unit after unit, in {chains} chains of a
 regression network (`posteria/models/hidden_units.py`). Three ways of its inner part, given what the units would put
-into the regression, all with the same choices: tensor operations, as one would write them first; compiled loops over columns
-that are written out; and, with one feature, compiled loops over sums (`posteria/models/unit_columns.py`). Beside them a
-whole sweep, columns, draws of output weights and all, and the gradients of {chains} chains.
+into the regression, all with the same choices: tensor operations, as one would write them first; compiled loops over
+columns that are written out; and, with one feature, compiled loops over sums (`posteria/models/unit_columns.py`).
+Beside them a whole sweep, columns, draws of output weights and all, and the gradients of {chains} chains.
 
     python benchmarks/units/bench.py
 

@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import Normal
 
+from posteria.models import NeuralRegression, neural
 from posteria.models.rectified import Rectified
 from posteria.models.unit_columns import Columns, DenseColumns, LineColumns
 from posteria.models.unit_sweeps import Chains
 from posteria.randomness import generator_for
+from posteria.tasks import SimulatedTask
+from posteria.types import Dataset
 
 CHAINS, PLACES, UNITS, ROWS = 7, 3, 5, 40
 
@@ -120,3 +124,21 @@ def test_threads_change_nothing(which: int) -> None:
 def test_columns_are_written_out_where_sums_would_round() -> None:
     assert _both(1e6)[0] is None
     assert _both(float("inf"))[0] is None
+
+
+@pytest.mark.parametrize("noise", [0.25, "inferred"])
+def test_conditionals_are_the_same_with_and_without_sums(noise: str | float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Datasets of different sizes, padded, and output weights with a prior of their own."""
+    model = NeuralRegression(hidden=4, noise=noise, priors={"output_weights": Normal(0.7, 2.0)})
+    parts = [SimulatedTask(model, (rows, rows), (1, 1)).draw(1, generator_for(rows))[0] for rows in (9, 12)]
+    dataset = Dataset(*(torch.cat([getattr(part.padded(14, 1), name) for part in parts])
+                        for name in ("x", "y", "observed", "features"))).double()
+    theta = model.sample_prior(dataset, 50, generator_for(0)).double()
+    monkeypatch.setattr(neural, "_MANY_ROWS", 1)
+    by_sums = model._products_of_lines(theta, dataset)
+    assert by_sums is not None
+    mean, factor = model.conditional(theta, dataset)
+    monkeypatch.setattr(neural, "_MANY_ROWS", 2**40)
+    expected_mean, expected_factor = model.conditional(theta, dataset)
+    torch.testing.assert_close(mean, expected_mean, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(factor, expected_factor, rtol=1e-8, atol=1e-8)
