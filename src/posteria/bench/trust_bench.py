@@ -151,16 +151,13 @@ class TrustCell(CaseCell):
         load_arviz()  # takes seconds once, which are not the ladder's
         parameters = estimator.model.layout_of(dataset).size
         chunk = max(1, min(_MOST_TOGETHER, _MOST_ENTRIES // parameters))
-        parts = []
-        for first in range(0, len(dataset), chunk):
-            rows = dataset[torch.arange(first, min(first + chunk, len(dataset)))]
-            part = done.get(first)
-            if part is None or len(part["status"]) != len(rows):  # of a smaller cell
-                part = _measured(estimator, rows, CASES[self.case], SIZES[self.scale.name], self.seed,
-                                 self.weighted, first)
-                done.put(first, part)
-            parts.append(part)
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        chunks = {first: dataset[first:first + chunk] for first in range(0, len(dataset), chunk)}
+        case, sizes = CASES[self.case], SIZES[self.scale.name]
+
+        def measure(first: int) -> dict[str, Tensor]:
+            return _measured(estimator, chunks[first], case, sizes, self.seed, self.weighted, first)
+
+        return done.whole({first: len(rows) for first, rows in chunks.items()}, measure)
 
 
 @dataclass(frozen=True)

@@ -102,14 +102,8 @@ class UniversalCell(CaseCell):
 
     def compute(self, workspace: Workspace) -> tuple[Figures, Mapping[str, Any]]:
         case, network, done = CASES[self.case][self.condition], universal(), workspace.partial(key_of(self.identity))
-        parts = []
-        for number in range(self.sizes.batches):
-            part = done.get(number)
-            if part is None:
-                part = _measured(network, case, self.sizes, self.seed, number)
-                done.put(number, part)
-            parts.append(part)
-        columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        columns = done.whole(dict.fromkeys(range(self.sizes.batches), self.sizes.batch_size),
+                             lambda number: _measured(network, case, self.sizes, self.seed, number))
         done.clear()
         return figures_of(columns), {"parameters": [int(columns["parameters"].min()), int(columns["parameters"].max())]}
 

@@ -57,15 +57,10 @@ class SizesCell(CaseCell):
         return key_of(self.identity)
 
     def compute(self, workspace: Workspace) -> tuple[Figures, Mapping[str, Any]]:
-        network, done, parts = universal(), workspace.partial(key_of(self.identity)), []
+        network, done = universal(), workspace.partial(key_of(self.identity))
         batches, size = _SIZES[self.scale.name]
-        for number in range(batches):
-            part = done.get(number)
-            if part is None:
-                part = _measured(network, size, self.seed, number)
-                done.put(number, part)
-            parts.append(part)
-        columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        columns = done.whole(dict.fromkeys(range(batches), size),
+                             lambda number: _measured(network, size, self.seed, number))
         done.clear()
         return figures_of(columns), {}
 

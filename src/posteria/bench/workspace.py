@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,23 @@ class Partial:
         """Keep those of a chunk; whole or not at all."""
         content = safetensors.torch.save({name: values.contiguous() for name, values in figures.items()})
         self.store.add_part(self.key, first, content)
+
+    def whole(self, sizes: Mapping[int, int], measure: Callable[[int], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Figures (B,) of all datasets.
+
+        Args:
+            sizes: how many there are in every chunk, by the number of its first. What is known of fewer, of a cell that
+                was smaller, is measured anew.
+            measure: the figures of a chunk that is not known.
+        """
+        parts = []
+        for first, size in sizes.items():
+            part = self.get(first)
+            if part is None or any(len(values) != size for values in part.values()):
+                part = measure(first)
+                self.put(first, part)
+            parts.append(part)
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def clear(self) -> None:
         """Forget them, when nothing will be added."""
