@@ -229,13 +229,15 @@ class OutputModel(Model):
     def regression(self, theta: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor, Tensor]:
         active = self.active(dataset)[:, None, self.conjugate(self.layout_of(dataset))]
         root = self._root(theta, dataset)
+        design, target = self.design(theta, dataset).double(), _target(dataset).double()[..., None]
+        design = design if active.all() else design * active[..., None, :]
         # One noise for all rows is taken out of the sums, which draws may then share.
         one = root.new_ones(1, 1, 1, 1)
         within, strength = (one, root.square()) if root.shape[2] == 1 else (root, one)
+        if root.shape[2] == 1 and dataset.observed.all():
+            return design, target, strength
         within = within * dataset.observed[:, None, :, None]
-        design = self.design(theta, dataset).double() * within
-        design = design if active.all() else design * active[..., None, :]
-        return design, _target(dataset).double()[..., None] * within, strength
+        return design * within, target * within, strength
 
     def _root(self, theta: Tensor, dataset: Dataset) -> Tensor:
         """(B, S, N, 1) one over the noise's standard deviation; (B, S, 1, 1) where it is that of all rows."""

@@ -63,8 +63,7 @@ class DenseColumns(Columns):
     target: Tensor
 
     def products(self, picked: Tensor) -> tuple[Tensor, Tensor]:
-        index = picked[:, None, :, None].expand(-1, -1, -1, self.values.shape[-1])
-        current = self.values.gather(1, index)[:, 0]
+        current = self.values[torch.arange(len(picked))[:, None], picked, torch.arange(picked.shape[1])]
         return current @ current.mT, (current @ self.target[..., None])[..., 0]
 
     def sweep(self, order: Tensor, chains: Chains) -> None:

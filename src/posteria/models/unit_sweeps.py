@@ -1,6 +1,6 @@
 """The inner loops of :mod:`posteria.models.unit_columns`, compiled: unit after unit, and places one beside the other.
 
-Every step is a few products of 32 numbers, for which calls of a library for each would take several times as long.
+Every step is a few products of small matrices, for which tensor operations would take several times as long.
 """
 
 from __future__ import annotations
@@ -60,23 +60,19 @@ def sweep_columns(columns: np.ndarray, target: np.ndarray, order: np.ndarray, ch
     """Of columns (C, K, H, N) for targets (C, N), in an order (H,) of units."""
     places, units, rows = columns.shape[1:]
     across, solved = np.empty((places, units)), np.empty((places, units))
-    current = np.empty((rows, units))
+    sizes, pulls = np.empty(places), np.empty(places)
+    current, mine = np.empty((rows, units)), np.empty((places, rows))
     for c in range(len(columns)):
         for h in range(units):
             current[:, h] = columns[c, chains.place[c, h], h]
         for j in order:
-            across[:] = 0.0
-            sizes, pulls = np.zeros(places), np.full(places, chains.prior[c, j])
-            for n in range(rows):
-                for k in range(places):
-                    value = columns[c, k, j, n]
-                    if value != 0.0:  # half of the rectified ones are
-                        sizes[k] += value * value
-                        pulls[k] += value * target[c, n]
-                        for h in range(units):
-                            across[k, h] += value * current[n, h]
+            for k in range(places):
+                mine[k] = columns[c, k, j]
+                sizes[k] = np.dot(mine[k], mine[k])
+                pulls[k] = chains.prior[c, j] + np.dot(mine[k], target[c])
+            np.dot(mine, current, across)
             _choose(c, j, across, sizes, pulls, solved, chains)
-            current[:, j] = columns[c, chains.picked[c, j], j]
+            current[:, j] = mine[chains.picked[c, j]]
 
 
 @_compiled
