@@ -17,9 +17,9 @@ from posteria.randomness import generator_for
 from posteria.trust.posing import problem_of, to_theta
 from posteria.types import Dataset
 
-_CHAINS, _WARMUP = 64, 60
+_CHAINS, _WARMUP = 64, 40
 # Draws of a chain, until there are enough.
-_LENGTHS = (100, 200, 400, 800)
+_LENGTHS = (64, 128, 256, 512, 1024)
 _SEED = 3_004_177
 
 
