@@ -19,8 +19,8 @@ from posteria.models.rectified import Rectified
 from posteria.models.unit_columns import LineColumns
 from posteria.types import Dataset
 
-# Rows of all draws of a dataset from which sums over sorted rows are worth their preparation.
-_MANY_ROWS = 2**14
+# Rows of all draws of a dataset from which sums over sorted rows are worth the seconds that compiling them takes once.
+_MANY_ROWS = 2**19
 
 
 class _Activation(ABC):
