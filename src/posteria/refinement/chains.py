@@ -194,7 +194,7 @@ def _own_run(problem: Problem, starts: Tensor, target: Accuracy, generator: torc
             break
         before = float(run.ess)
         if not bool(run.steady):  # on their way in at first
-            kept, before = kept[len(kept) // 2:], 0.0
+            kept = kept[len(kept) // 2:]
     return replace(run, evaluations=torch.full_like(run.evaluations, int(spent)))
 
 
