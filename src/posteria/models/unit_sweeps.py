@@ -81,63 +81,60 @@ def sweep_lines(lines: Lines, order: np.ndarray, chains: Chains) -> None:
     units, places = lines.slope.shape[1:]
     across, solved = np.empty((places, units)), np.empty((places, units))
     sizes, pulls = np.empty(places), np.empty(places)
-    weights, span = np.empty((2, units)), np.empty((2, units), np.int64)
+    current = np.empty((8, units))
     for c in range(len(lines.slope)):
         for h in range(units):
-            _put(lines, c, h, chains.place[c, h], weights, span)
+            _put(lines, c, h, chains.place[c, h], current)
         for j in order:
             for k in range(places):
-                slope, offset = lines.slope[c, j, k], lines.offset[c, j, k]
-                first, last = lines.first[c, j, k], lines.last[c, j, k]
-                _products(lines.sums, slope, offset, first, last, weights, span, across[k])
-                sizes[k] = _product(lines.sums, slope, offset, slope, offset, first, last)
-                pulls[k] = chains.prior[c, j] + lines.root[c] * _pull(lines.sums, slope, offset, first, last)
+                sizes[k], pull = _products(lines, c, j, k, current, across[k])
+                pulls[k] = chains.prior[c, j] + pull
             _choose(c, j, across, sizes, pulls, solved, chains)
-            _put(lines, c, j, chains.picked[c, j], weights, span)
+            _put(lines, c, j, chains.picked[c, j], current)
 
 
 @_compiled
 def products_of_lines(lines: Lines, picked: np.ndarray, products: np.ndarray, pulls: np.ndarray) -> None:
     """Fills in products (C, H, H) of the picked (C, H) lines with each other, and (C, H) with y."""
     units = picked.shape[1]
-    weights, span = np.empty((2, units)), np.empty((2, units), np.int64)
+    current = np.empty((8, units))
     for c in range(len(picked)):
         for h in range(units):
-            _put(lines, c, h, picked[c, h], weights, span)
+            _put(lines, c, h, picked[c, h], current)
         for h in range(units):
-            slope, offset, first, last = weights[0, h], weights[1, h], span[0, h], span[1, h]
-            _products(lines.sums, slope, offset, first, last, weights, span, products[c, h])
-            pulls[c, h] = lines.root[c] * _pull(lines.sums, slope, offset, first, last)
+            _, pulls[c, h] = _products(lines, c, h, picked[c, h], current, products[c, h])
 
 
 @_compiled
-def _put(lines: Lines, c: int, h: int, k: int, weights: np.ndarray, span: np.ndarray) -> None:
-    """Unit h is at place k now."""
-    weights[0, h], weights[1, h] = lines.slope[c, h, k], lines.offset[c, h, k]
-    span[0, h], span[1, h] = lines.first[c, h, k], lines.last[c, h, k]
+def _put(lines: Lines, c: int, h: int, k: int, current: np.ndarray) -> None:
+    """Unit h is at place k now: its slope, offset, and sums of 1, x and x squared before its rows and with them."""
+    current[0, h], current[1, h] = lines.slope[c, h, k], lines.offset[c, h, k]
+    first, last = lines.first[c, h, k], lines.last[c, h, k]
+    for i in range(3):
+        current[2 + i, h], current[5 + i, h] = lines.sums[first, i], lines.sums[last, i]
 
 
 @_compiled
-def _products(sums: np.ndarray, slope: float, offset: float, first: int, last: int, weights: np.ndarray,
-              span: np.ndarray, products: np.ndarray) -> None:
-    """Of a line with all units' (H,)."""
+def _products(lines: Lines, c: int, j: int, k: int, current: np.ndarray, products: np.ndarray) -> tuple[float, float]:
+    """Of a unit's line with all units' (H,); returns that with itself and with y.
+
+    Rows are numbered by their sum of ones, and of two rows' sums the right one is chosen: looking them up takes longer.
+    """
+    sums, slope, offset = lines.sums, lines.slope[c, j, k], lines.offset[c, j, k]
+    first, last = lines.first[c, j, k], lines.last[c, j, k]
+    zero, one, two = sums[first, 0], sums[first, 1], sums[first, 2]
+    zero_last, one_last, two_last = sums[last, 0], sums[last, 1], sums[last, 2]
     for h in range(len(products)):
-        begin = max(first, span[0, h])
-        end = max(begin, min(last, span[1, h]))
-        products[h] = _product(sums, slope, offset, weights[0, h], weights[1, h], begin, end)
-
-
-@_compiled
-def _product(sums: np.ndarray, slope: float, offset: float, other: float, its_offset: float, first: int,
-             last: int) -> float:
-    return (slope * other * (sums[last, 2] - sums[first, 2])
-            + (slope * its_offset + offset * other) * (sums[last, 1] - sums[first, 1])
-            + offset * its_offset * (sums[last, 0] - sums[first, 0]))
-
-
-@_compiled
-def _pull(sums: np.ndarray, slope: float, offset: float, first: int, last: int) -> float:
-    return slope * (sums[last, 4] - sums[first, 4]) + offset * (sums[last, 3] - sums[first, 3])
+        later, sooner = current[2, h] > zero, current[5, h] < zero_last
+        count = (current[5, h] if sooner else zero_last) - (current[2, h] if later else zero)
+        linear = (current[6, h] if sooner else one_last) - (current[3, h] if later else one)
+        square = (current[7, h] if sooner else two_last) - (current[4, h] if later else two)
+        product = (slope * current[0, h] * square + (slope * current[1, h] + offset * current[0, h]) * linear
+                   + offset * current[1, h] * count)
+        products[h] = product if count > 0.0 else 0.0
+    size = (slope * slope * (two_last - two) + 2.0 * slope * offset * (one_last - one)
+            + offset * offset * (zero_last - zero))
+    return size, lines.root[c] * (slope * (sums[last, 4] - sums[first, 4]) + offset * (sums[last, 3] - sums[first, 3]))
 
 
 @_compiled
@@ -148,43 +145,48 @@ def _choose(c: int, j: int, across: np.ndarray, sizes: np.ndarray, pulls: np.nda
     Args:
         solved: (K, H) to work in.
     """
-    places, units = across.shape
     inverse, pulled, luck = chains.inverse[c], chains.pulled[c], chains.luck[c, j]
-    column, own = inverse[j].copy(), inverse[j, j]
-    left, height = np.empty(places), np.empty(places)
-    chosen, highest = chains.place[c, j], -np.inf
-    _solve(across, inverse, solved)
-    for k in range(places):
-        # Products with the inverse of the other units' precision, in which this unit's row and column are zero.
-        share, explained, expected = solved[k, j] / own, 0.0, 0.0
-        for h in range(units):
-            solved[k, h] = 0.0 if h == j else solved[k, h] - share * column[h]
-            explained += solved[k, h] * across[k, h]
-            expected += solved[k, h] * pulled[h]
-        left[k] = 1.0 + sizes[k] - explained
-        height[k] = 0.5 * ((pulls[k] - expected) ** 2 / left[k] - np.log(left[k]))
-        if height[k] + luck[k] > highest:
-            chosen, highest = k, height[k] + luck[k]
-    chains.gained[c] += height[chosen] - height[chains.place[c, j]]
+    own, before = 1.0 / inverse[j, j], chains.place[c, j]
+    chosen, highest, left, chosen_height, height_before = before, -np.inf, 1.0, 0.0, 0.0
+    np.dot(across, inverse, solved)
+    known = own * _dot(inverse[j], pulled)
+    for k in range(len(across)):
+        # With the inverse of the other units' precision, in which this unit's row and column are zero.
+        explained = _dot(solved[k], across[k]) - own * solved[k, j] ** 2
+        expected = _dot(solved[k], pulled) - known * solved[k, j]
+        rest = 1.0 + sizes[k] - explained
+        height = 0.5 * ((pulls[k] - expected) ** 2 / rest - np.log(rest))
+        if k == before:
+            height_before = height
+        if height + luck[k] > highest:
+            chosen, highest, left, chosen_height = k, height + luck[k], rest, height
+    chains.gained[c] += chosen_height - height_before
     chains.picked[c, j], pulled[j] = chosen, pulls[chosen]
-    solved[chosen, j] = -1.0
-    _exchange(inverse, column, own, solved[chosen], left[chosen])
+    _exchange(inverse, j, solved[chosen], 1.0 / left)
 
 
 @_compiled
-def _solve(across: np.ndarray, inverse: np.ndarray, solved: np.ndarray) -> None:
-    """across (K, H) times the inverse (H, H)."""
-    solved[:] = 0.0
-    for i in range(len(inverse)):
-        for k in range(len(across)):
-            for h in range(len(inverse)):
-                solved[k, h] += across[k, i] * inverse[i, h]
+def _dot(one: np.ndarray, other: np.ndarray) -> float:
+    total = 0.0
+    for h in range(len(one)):
+        total += one[h] * other[h]
+    return total
 
 
 @_compiled
-def _exchange(inverse: np.ndarray, column: np.ndarray, own: float, new: np.ndarray, left: float) -> None:
-    """A unit's column goes, of which ``column`` is the inverse's, and another comes."""
+def _exchange(inverse: np.ndarray, j: int, new: np.ndarray, share: float) -> None:
+    """Unit j's column goes, and another comes.
+
+    Args:
+        new: (H,) the other column's products with the inverse. To work in.
+        share: of the other column's precision, one over what the other units leave of it.
+    """
+    own, column = 1.0 / inverse[j, j], inverse[j].copy()
+    known = own * new[j]
+    for h in range(len(new)):
+        new[h] -= known * column[h]
+    new[j] = -1.0
     for i in range(len(inverse)):
-        up, down = new[i] / left, column[i] / own
+        up, down = share * new[i], own * column[i]
         for h in range(len(inverse)):
             inverse[i, h] += up * new[h] - down * column[h]
