@@ -95,10 +95,11 @@ class UnitMoves:
     def _units_moved(self, dataset: Dataset, z: Tensor, inner: Tensor, generator: torch.Generator) -> Tensor:
         count = int(self.outer.sum())
         angles, place = _rings(len(z), count, generator)
-        # Of every parameter its unit's angle; none for the others.
-        each = functional.pad(angles, (0, 1))[..., self.units]
+        # Of every parameter its unit's angle; zero for the others.
+        cos, sin = (functional.pad(part, (0, 1), value=at_zero)[..., self.units]
+                    for part, at_zero in ((angles.cos(), 1.0), (angles.sin(), 0.0)))
         noise = torch.where(inner, torch.randn(z.shape, dtype=z.dtype, generator=generator), 0.0)
-        choices = z[:, None] * each.cos() + noise[:, None] * each.sin()  # (C, K, P)
+        choices = z[:, None] * cos + noise[:, None] * sin  # (C, K, P)
         prior = (self.joint.location / self.joint.scale)[self.outer].double()
         picked, mean, factor, sound = self._swept(dataset, choices, prior, place, generator)
         index = functional.pad(picked, (0, 1))[:, self.units]  # zero where there is no unit, whose choices are alike
