@@ -7,12 +7,12 @@ from torch import Tensor
 
 from posteria.metrics.convergence import Convergence
 
-_MAX_R_HAT = 1.01
+MAX_R_HAT = 1.01
 
 
 def usable_chains(values: Tensor, min_ess: float) -> Tensor:
     """(B,) bool: chains (B, C, S, Q) agree, are steady and have as many effective draws of every quantity."""
-    return Convergence.of(values).converged(_MAX_R_HAT, min_ess) & steady(values, min_ess)
+    return Convergence.of(values).converged(MAX_R_HAT, min_ess) & steady(values, min_ess)
 
 
 def steady(values: Tensor, min_ess: float) -> Tensor:

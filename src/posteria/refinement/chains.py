@@ -26,10 +26,11 @@ _SUPERCHAINS, _CHAINS = 8, 8
 _WARMUP, _NUM_SAMPLES, _ROUNDS = 60, 40, 3
 # Chains that nearly agree go on as they are, for so many times as long, before they are warmed up anew.
 _STRETCHES, _NEARLY = (1, 2, 4), 1.03
-# Moves that have nothing to adapt gain nothing by that, take less of a warm-up, and go on for longer. But from the
-# third stretch on they stop where the longest would have less than what is wanted over this many effective draws,
-# growing as they did in the last.
-_OWN_WARMUP, _OWN_STRETCHES, _THIRD, _HOPE = 30, (1, 2, 4, 8, 16, 32), 4, 1.5
+# Moves that have nothing to adapt gain nothing by that, and go on for longer. What they forget grows with them: chains
+# that need long leave where they began slowly, and all in one direction, which neither effective draws nor R-hat see.
+# From the third stretch on they stop where the longest would have less than what is wanted over this many effective
+# draws, growing as they did in the last.
+_OWN_WARMUP, _OWN_SHARE, _OWN_STRETCHES, _THIRD, _HOPE = 30, 0.4, (1, 2, 4, 8, 16, 32), 4, 1.5
 # Two rounds that leave superchains further apart than this are not for lack of time: they sit in different modes.
 _HOPELESS = 1.1
 # Chains are still on their way in where a mean of their first fifth, that of the log joint included, is further than so
@@ -177,24 +178,20 @@ def _own_run(problem: Problem, starts: Tensor, target: Accuracy, generator: torc
     """Chains of one dataset that take its own moves, on and on while they may get there."""
     moves, wanted = problem.moves, float(_enough(problem, target))
     assert moves is not None
-    z, kept, before = starts.repeat_interleave(_CHAINS, 1), [], 0.0
-    for _ in range(_OWN_WARMUP):
-        z = moves(z, generator)
+    z, drawn, before = starts.repeat_interleave(_CHAINS, 1), [], 0.0
     price = float(moves.cost) * z.shape[1]
-    spent = _OWN_WARMUP * price
     for stretch in _OWN_STRETCHES:
-        for _ in range(len(kept), stretch * _NUM_SAMPLES):
+        length = stretch * _NUM_SAMPLES
+        for _ in range(len(drawn), max(_OWN_WARMUP, int(_OWN_SHARE * length)) + length):
             z = moves(z, generator)
-            kept.append(z)
-            spent += price
-        run = _judged(problem, torch.stack(kept[stretch - 1::stretch], 2), target)
+            drawn.append(z)
+        run = _judged(problem, torch.stack(drawn[-length:][stretch - 1::stretch], 2), target)
         growth = float(run.ess) / before if before and stretch >= _THIRD else math.inf
         hoped = _HOPE * float(run.ess) * growth ** math.log2(_OWN_STRETCHES[-1] / stretch)
+        spent = len(drawn) * price
         if bool(run.converged) or hoped < wanted or spent >= _MOST_EVALUATIONS:
             break
         before = float(run.ess)
-        if not bool(run.steady):  # on their way in at first
-            kept = kept[len(kept) // 2:]
     return replace(run, evaluations=torch.full_like(run.evaluations, int(spent)))
 
 
