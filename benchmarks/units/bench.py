@@ -66,16 +66,15 @@ def row_of(features: int, rows: int) -> str:
     found = model.rectified(theta, dataset)
     sums = None if found is None else LineColumns.of(found, PLACES, torch.ones(32, dtype=torch.double))
     order = torch.randperm(32, generator=generator)
-    ways: dict[str, Callable[[], Any]] = {"tensors": lambda: by_tensors(columns, order, chains_of(columns)),
-                                          "columns": lambda: columns.sweep(order, chains_of(columns))}
+    start = chains_of(columns)
+    ways: dict[str, Callable[[], Any]] = {"tensors": lambda: by_tensors(columns, order, copied(start)),
+                                          "columns": lambda: columns.sweep(order, copied(start))}
     if sums is not None:
-        ways["lines"] = lambda: sums.sweep(order, chains_of(columns))
+        ways["lines"] = lambda: sums.sweep(order, copied(start))
     assert problem.moves is not None
     ways |= {"whole": lambda: problem.moves(z, generator), "gradients": lambda: problem.joint.score(z)}
     check(columns, sums, order)
     took = {name: min(one[name] for one in [turn(ways) for _ in range(TURNS)]) for name in ways}
-    start = min(seconds_of(lambda: chains_of(columns)) for _ in range(TURNS))  # which all three begin with
-    took |= {name: took[name] - start for name in ("tensors", "columns", "lines") if name in took}
     best = took.get("lines", took["columns"])
     cells = [f"{1e3 * took[name]:.1f}" if name in took else "" for name in ("tensors", "columns", "lines")]
     row = [str(features), f"{rows:,}", *cells, f"**{took['tensors'] / best:.1f}**", f"{1e3 * took['whole']:.1f}",
@@ -102,6 +101,11 @@ def chains_of(columns: DenseColumns) -> Chains:
     nothing = torch.zeros(NUM_CHAINS, dtype=torch.double)
     state = (luck, place, torch.zeros_like(pulls), inverse, pulls.clone(), nothing, place.clone())
     return Chains(*(values.numpy() for values in state))
+
+
+def copied(state: Chains) -> Chains:
+    """A sweep writes into what it is given."""
+    return Chains(*(values.copy() for values in state))
 
 
 def by_tensors(columns: DenseColumns, order: Tensor, state: Chains) -> Tensor:
