@@ -50,3 +50,12 @@ def test_other_models_have_none() -> None:
     dataset, _ = SimulatedTask(LinearRegression(), (8, 8), (2, 2)).draw(1, generator_for(0))
     with pytest.raises(UnsupportedError, match="one hidden layer"):
         unit_moments(LinearRegression(), dataset, predictions, 100.0)
+
+
+def test_chains_that_stay_apart_are_given_up() -> None:
+    """Not before they are long enough to tell, nor where they agree."""
+    agreeing = torch.randn(1, 64, 256, 2, generator=generator_for(1))
+    apart = agreeing + torch.randn(1, 64, 1, 2, generator=generator_for(2))
+    assert trust_units._hopeless(apart)
+    assert not trust_units._hopeless(agreeing)
+    assert not trust_units._hopeless(apart[:, :, :128])
