@@ -59,6 +59,15 @@ def test_pairs_show_all_parameters_when_they_are_few() -> None:
     assert "noise_scale" in words(figure)
 
 
+@pytest.mark.parametrize("apart", [0.0, 6e-8, 1.2e-16])
+def test_draws_that_hardly_vary_can_be_drawn(apart: float) -> None:
+    """Data without noise: draws are so close together that single precision has a few numbers between them."""
+    values = 0.95 + apart * (np.arange(40) % 9)
+    for kind in (np.float32, np.float64):
+        figure = drawn(plots.pairs(pd.DataFrame({"a": values.astype(kind), "b": np.zeros(40, dtype=kind)})))
+        assert len(figure.axes) == 4
+
+
 def test_many_parameters_are_cut_to_the_clearest_and_the_title_says_so() -> None:
     rng = np.random.default_rng(0)
     draws = pd.DataFrame(rng.normal(size=(200, 100)), columns=[f"weights[a rather long feature name {i}]"

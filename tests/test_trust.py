@@ -56,6 +56,24 @@ def errors(answer: Posterior, exact: MultivariateNormal) -> tuple[float, float]:
 
 
 # -- known answers -------------------------------------------------------------------------------
+@pytest.mark.parametrize(("noise_sd", "status"), [(1e-4, "amortized"), (1e-6, "refined"), (1e-8, "refined")])
+def test_posteriors_that_single_precision_cannot_tell_apart(noise_sd: float, status: str) -> None:
+    """Data without noise: q's draws are rounded to a few numbers, which no weight sees; answers have to be right."""
+    model, slopes = LinearRegression(noise=noise_sd**2), torch.tensor([0.9, -0.4])
+    x = torch.randn(4, 40, 2, generator=generator_for(0))
+    noise = torch.randn(4, 40, generator=generator_for(1)).double()
+    dataset = Dataset.of(x, ((x.double() @ slopes.double()) + noise_sd * noise).float())
+    exact = model.exact_posterior(dataset)
+    q = q_of(exact, model.active(dataset))
+    refined = Posterior(model, dataset, q).refine()
+    assert refined.status == (status,) * 4, refined.reason
+    mean, spread = errors(refined.posterior, exact)
+    assert mean < 0.1
+    assert spread < 0.1
+    assert refined.posterior.predict(seed=0).mean.isfinite().all()  # draws and rows are of one precision
+    assert refined.posterior.diagnose().pareto_k.shape == (4,)
+
+
 def test_diagnosis_of_the_exact_posterior() -> None:
     model, dataset, exact = problem()
     found = posterior().diagnose()

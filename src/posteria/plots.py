@@ -25,6 +25,7 @@ _LONGEST_NAME = 26
 _MOST_POINTS, _MOST_ROWS = 600, 4000
 _GRID, _BAND_DRAWS = 100, 5000
 _LEVEL = 0.9
+_CLOSE = 1e-12  # spread of values, relative to them, below which no axis tells them apart
 
 
 def pairs(posterior: Posterior | pd.DataFrame, max_parameters: int = 6, num_samples: int = 1000,
@@ -220,7 +221,7 @@ def _replicated(shown: _Shown) -> Figure:
     axis.set_title("Observed data and data drawn from the predictive", fontsize=11)
     axis.set_xlabel(names[0])
     if shown.x.shape[1] == 1:
-        bins = np.histogram_bin_edges(np.concatenate([shown.x[:, 0], replicas[:, 0]]), bins=40).tolist()
+        bins = _edges(np.concatenate([shown.x[:, 0], replicas[:, 0]]), 40)
         axis.hist(replicas[:, 0], bins=bins, density=True, color=_BLUE, alpha=0.35, label="predictive")
         axis.hist(shown.x[:, 0], bins=bins, density=True, histtype="step", color=_ORANGE, label="observed")
     else:
@@ -250,6 +251,14 @@ def _binned(predicted: np.ndarray, happened: np.ndarray, bins: int = 10) -> tupl
 
 
 # -- pieces -----------------------------------------------------------------------------------
+def _edges(values: np.ndarray, count: int) -> list[float]:
+    """Edges of so many bins; wide ones where values are the same, or too close together for numbers in between."""
+    low, high = float(values.min()), float(values.max())
+    size = max(abs(low), abs(high))
+    margin = 0.0 if high - low > _CLOSE * size else 0.5 * (size or 1.0)
+    return np.linspace(low - margin, high + margin, count + 1).tolist()
+
+
 def _pair_cell(axis: Axes, draws: pd.DataFrame, row: int, column: int, correlation: float) -> None:
     x, y = draws.iloc[:, column], draws.iloc[:, row]
     last = draws.shape[1] - 1
@@ -261,7 +270,7 @@ def _pair_cell(axis: Axes, draws: pd.DataFrame, row: int, column: int, correlati
                   fontsize=8 + 6 * abs(correlation), color=_BLUE if abs(correlation) > 0.3 else _GREY)
         return
     if row == column:
-        axis.hist(x, bins=30, color=_BLUE, alpha=0.7)
+        axis.hist(x, bins=_edges(x.to_numpy(dtype=np.float64), 30), color=_BLUE, alpha=0.7)
         axis.set_yticks([])
     else:
         some = _some(len(x))

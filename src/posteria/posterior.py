@@ -277,7 +277,7 @@ class Posterior:
         theta = self.sample_theta(num_samples, generator)
         draw_seed = int(torch.randint(_LARGEST_SEED, (1,), generator=generator, device=generator.device))
         with torch.no_grad():
-            return Prediction(self.model.predict(theta, inputs), inputs.observed, draw_seed)
+            return Prediction(self.model.predict(theta, inputs.beside(theta)), inputs.observed, draw_seed)
 
     # -- tables -------------------------------------------------------------------------------
     def to_frame(self, num_samples: int = 1000, seed: Seed = None,

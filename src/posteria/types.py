@@ -112,6 +112,10 @@ class Dataset:
         y = None if self.y is None else self.y.double()
         return Dataset(self.x.double(), y, self.observed, self.features)
 
+    def beside(self, theta: Tensor) -> Dataset:
+        """The same datasets, in double precision where theta is: what meets draws must have their precision."""
+        return self.double() if theta.dtype == torch.double else self
+
     def padded(self, rows: int, columns: int) -> Dataset:
         """The same datasets with padding up to ``rows`` × ``columns``."""
         more_rows, more_columns = rows - self.x.shape[1], columns - self.x.shape[2]

@@ -32,9 +32,8 @@ def test_moments_are_the_posterior_s() -> None:
         assert ((getattr(found, name) - getattr(known, name)).abs() < 5.0 * error).all(), name
 
 
-def test_too_few_effective_draws_are_no_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trust_units, "_LENGTHS", (64,))
-    _, usable, anywhere = unit_moments(NeuralRegression(hidden=3), _drawn(1), predictions, 1e6)
+def test_too_few_effective_draws_are_no_reference() -> None:
+    _, usable, anywhere = unit_moments(NeuralRegression(hidden=3), _drawn(1), predictions, 1e6, lengths=(64,))
     assert not usable.any()
     assert anywhere.isnan().all()
 
@@ -56,6 +55,7 @@ def test_chains_that_stay_apart_are_given_up() -> None:
     """Not before they are long enough to tell, nor where they agree."""
     agreeing = torch.randn(1, 64, 256, 2, generator=generator_for(1))
     apart = agreeing + torch.randn(1, 64, 1, 2, generator=generator_for(2))
-    assert trust_units._hopeless(apart)
-    assert not trust_units._hopeless(agreeing)
-    assert not trust_units._hopeless(apart[:, :, :128])
+    assert trust_units._hopeless(apart, 1024)
+    assert not trust_units._hopeless(agreeing, 1024)
+    assert not trust_units._hopeless(apart[:, :, :128], 1024)
+    assert not trust_units._hopeless(apart, 1_000_000)

@@ -212,10 +212,12 @@ def _unseen(outcome: Outcome) -> Tensor:
 
 
 def _of_q(weights: Weights, i: int, shift: float, unseen: bool) -> str:
+    bad, number = int(weights.bad[i]), weights.weights.shape[1]
+    lost = f"{bad} of {number} log densities not finite or beyond rounding"
+    if bad == number:
+        return f"q: {lost}"
     words = f"q: k-hat {weights.pareto_k[i]:.2f}, ESS {weights.ess[i]:.0f}, mean off by {shift:.2g} sd"
-    if weights.bad[i]:
-        words += f", {int(weights.bad[i])} of {weights.weights.shape[1]} log densities not finite or beyond rounding"
-    return words + (", a mode left out" if unseen else "")
+    return ", ".join([words, *([lost] if bad else []), *(["a mode left out"] if unseen else [])])
 
 
 def _reweight(problem: Problem, source: Source, target: Accuracy, outcome: Outcome, index: Tensor,

@@ -95,6 +95,6 @@ def _simulated(posterior: Posterior, seed: int, num_samples: int) -> Tensor:
     """(B, S, N) replications by the model's simulation, one draw after the other."""
     generator = generator_for(seed, device=posterior.dataset.device)
     theta = posterior.sample_theta(num_samples, generator)
-    inputs: Dataset = replace(posterior.dataset, y=None)
+    inputs: Dataset = replace(posterior.dataset, y=None).beside(theta)
     return torch.stack([_values(posterior.model.simulate(theta[:, i], inputs, generator))
                         for i in range(num_samples)], 1)

@@ -16,7 +16,7 @@ from posteria.models.base import Model
 from posteria.randomness import generator_for
 from posteria.refinement import METHODS, STATUSES, Accuracy, Outcome, Problem, Source, climb_ladder
 from posteria.trust.diagnosis import Diagnosis, diagnosis_of
-from posteria.trust.posing import given_source, problem_of, source_of, symmetric, to_theta
+from posteria.trust.posing import MOST_ROUNDING, given_source, problem_of, source_of, symmetric, to_theta
 from posteria.types import Dataset, ThetaDistribution
 
 if TYPE_CHECKING:
@@ -215,11 +215,21 @@ def _climbed(posterior: Posterior, own: ThetaDistribution | None, problem: Probl
     outcome = climb_ladder(problem, source, target, METHODS[method], generator, num_draws)
     status = tuple(STATUSES[i] for i in outcome.status.tolist())
     keeps = torch.tensor([name == "amortized" for name in status])
-    theta = to_theta(problem, outcome.z).to(posterior.dataset.x.dtype)
+    theta = _as_fine_as_needed(to_theta(problem, outcome.z), posterior.dataset.x.dtype)
     answer = posterior.with_distribution(Answered(theta, own, keeps, problem.active))
     diagnosis = diagnosis_of(posterior, outcome.weights, seed)
     trusted = torch.tensor([name != "failed" for name in status])
     return _labelled(answer, status, outcome, trusted, diagnosis, method)
+
+
+def _as_fine_as_needed(theta: Tensor, dtype: torch.dtype) -> Tensor:
+    """Draws (B, S, P) in the data's precision, unless that would round away how far apart some are.
+
+    Data without noise leave posteriors that are narrower than the distance between two numbers in single precision.
+    """
+    rounded = theta.to(dtype)
+    lost = (rounded - theta).square().mean(1).sqrt() > MOST_ROUNDING * theta.std(1)
+    return theta if lost.any() else rounded
 
 
 def _labelled(answer: Posterior, status: tuple[str, ...], outcome: Outcome, trusted: Tensor, diagnosis: Diagnosis,
