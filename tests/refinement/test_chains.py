@@ -15,6 +15,7 @@ from posteria.models import CustomModel, LinearClassification, LinearRegression,
 from posteria.randomness import generator_for
 from posteria.refinement import Accuracy, Moments, chains, run_chains
 from posteria.refinement.chains import ChainRun, overdispersed
+from posteria.refinement.problem import Problem
 from posteria.refinement.tailored import tailored
 from posteria.trust.posing import problem_of, to_theta
 from posteria.types import Dataset
@@ -119,7 +120,7 @@ def own_run(kept: float, start: float = 0.0) -> tuple[ChainRun, Slow]:
     return run_chains(slow, starts, Accuracy(), generator_for(4)), moves
 
 
-@pytest.mark.parametrize(("kept", "least"), [(0.5, 70), (0.9, 110), (0.95, 190)])
+@pytest.mark.parametrize(("kept", "least"), [(0.5, 70), (0.9, 110), (0.95, 448)])
 def test_own_moves_go_on_as_long_as_they_must(kept: float, least: int) -> None:
     done, moves = own_run(kept)
     assert done.converged.all(), (kept, done.r_hat, done.ess)
@@ -134,6 +135,21 @@ def test_own_moves_that_will_not_get_there_are_given_up_early() -> None:
     done, moves = own_run(0.9997)
     assert not done.converged.any()
     assert moves.made < 300
+
+
+def test_own_moves_that_pass_once_by_luck_are_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third look says yes, the fourth says no, and so do the others."""
+    looks, judged = [], chains._judged
+
+    def lucky(problem: Problem, draws: Tensor, target: Accuracy) -> ChainRun:
+        looks.append(draws.shape[2])
+        run = judged(problem, draws, target)
+        return replace(run, converged=torch.full_like(run.converged, len(looks) == 3))
+
+    monkeypatch.setattr(chains, "_judged", lucky)
+    done, _ = own_run(0.95)
+    assert len(looks) > 3
+    assert not done.converged.any()
 
 
 def test_own_moves_forget_where_they_came_from() -> None:

@@ -23,7 +23,7 @@ from posteria.types import Dataset
 _CHAINS = 64
 # Draws of a chain, until there are enough, after as many that are forgotten: slow chains leave the prior all in one
 # direction, by which means of 256 sweeps were off by several times what effective draws made of it.
-LENGTHS = (64, 128, 256, 512, 1024)
+LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096)
 # What R-hat is above one falls in proportion to the length, up to this factor, once chains are everywhere.
 _LONG, _HOPE = 256, 1.25
 _SEED = 3_004_177

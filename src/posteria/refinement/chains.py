@@ -29,7 +29,8 @@ _STRETCHES, _NEARLY = (1, 2, 4), 1.03
 # Moves that have nothing to adapt gain nothing by that, and go on for longer. What they forget grows with them: chains
 # that need long leave where they began slowly, and all in one direction, which neither effective draws nor R-hat see.
 # From the third stretch on they stop where the longest would have less than what is wanted over this many effective
-# draws, growing as they did in the last.
+# draws, growing as they did in the last; and they go on once more after they have passed, for of several looks the
+# first to pass does so by luck at times.
 _OWN_WARMUP, _OWN_SHARE, _OWN_STRETCHES, _THIRD, _HOPE = 30, 0.4, (1, 2, 4, 8, 16, 32), 4, 1.5
 # Two rounds that leave superchains further apart than this are not for lack of time: they sit in different modes.
 _HOPELESS = 1.1
@@ -178,7 +179,7 @@ def _own_run(problem: Problem, starts: Tensor, target: Accuracy, generator: torc
     """Chains of one dataset that take its own moves, on and on while they may get there."""
     moves, wanted = problem.moves, float(_enough(problem, target))
     assert moves is not None
-    z, drawn, before = starts.repeat_interleave(_CHAINS, 1), [], 0.0
+    z, drawn, before, passed = starts.repeat_interleave(_CHAINS, 1), [], 0.0, False
     price = float(moves.cost) * z.shape[1]
     for stretch in _OWN_STRETCHES:
         length = stretch * _NUM_SAMPLES
@@ -189,7 +190,9 @@ def _own_run(problem: Problem, starts: Tensor, target: Accuracy, generator: torc
         growth = float(run.ess) / before if before and stretch >= _THIRD else math.inf
         hoped = _HOPE * float(run.ess) * growth ** math.log2(_OWN_STRETCHES[-1] / stretch)
         spent = len(drawn) * price
-        if bool(run.converged) or hoped < wanted or spent >= _MOST_EVALUATIONS:
+        once, passed = passed, bool(run.converged)
+        sure, hopeless = once or stretch < _THIRD, hoped < wanted
+        if spent >= _MOST_EVALUATIONS or (sure if passed else hopeless):
             break
         before = float(run.ess)
     return replace(run, evaluations=torch.full_like(run.evaluations, int(spent)))
