@@ -23,6 +23,7 @@ from posteria.bench.trust_accuracy import DEAR, Errors, Reference, errors_of, re
 from posteria.bench.trust_broken import FAULTS, caught
 from posteria.bench.trust_cases import CASES, TrustCase
 from posteria.bench.trust_shifts import IN_DISTRIBUTION, SHIFTS, draw_shifted
+from posteria.bench.trust_units import LENGTHS
 from posteria.bench.workspace import Partial, Workspace, training_record
 from posteria.errors import InputError, UnsupportedError
 from posteria.estimator import Estimator
@@ -120,7 +121,8 @@ class TrustCell(CaseCell):
                  "num_datasets": self.num_datasets, "num_draws": sizes.num_draws, "chains": dict(sizes.chains),
                  "min_ess": sizes.min_ess, "num_nuts": sizes.num_nuts, "nuts": dict(sizes.nuts), "seed": self.seed,
                  "version": _VERSION}
-        return found if self.weighted is None else found | {"reference": self.weighted}
+        longest = {"sweeps": 2 * LENGTHS[-1]} if self.weighted in DEAR else {}
+        return found if self.weighted is None else found | {"reference": self.weighted, **longest}
 
     @property
     def parts_key(self) -> str:
