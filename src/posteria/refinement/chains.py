@@ -29,8 +29,8 @@ _STRETCHES, _NEARLY = (1, 2, 4), 1.03
 # Moves that have nothing to adapt gain nothing by that, and go on for longer. What they forget grows with them: chains
 # that need long leave where they began slowly, and all in one direction, which neither effective draws nor R-hat see.
 # From the third stretch on they stop where the longest would have less than what is wanted over this many effective
-# draws, growing as they did in the last; and they go on once more after they have passed, for of several looks the
-# first to pass does so by luck at times.
+# draws, growing as they did in the last; and they go on once more after they have passed (the longest apart), for of
+# several looks the first to pass does so by luck at times.
 _OWN_WARMUP, _OWN_SHARE, _OWN_STRETCHES, _THIRD, _HOPE = 30, 0.4, (1, 2, 4, 8, 16, 32), 4, 1.5
 # Two rounds that leave superchains further apart than this are not for lack of time: they sit in different modes.
 _HOPELESS = 1.1
