@@ -1,4 +1,4 @@
-"""The result store: an SQLite file with a row per cell, written when the cell is done, and parts of those that are not.
+"""The result store: an SQLite file with a row per cell, written when the cell is done, and parts of cells.
 
 Several processes may write to it at once. A cell is known by a hash of everything that its figures depend on.
 """
@@ -134,7 +134,7 @@ class ResultStore:
         return None if row is None else row[0]
 
     def add_part(self, key: str, number: int, content: bytes) -> None:
-        """Write a part of a cell that is not done, in place of an earlier one."""
+        """Write a part of a cell, in place of an earlier one."""
         with self._explained(), self._connection() as connection:
             connection.execute("INSERT OR REPLACE INTO parts VALUES (?, ?, ?)", (key, number, content))
 

@@ -144,12 +144,11 @@ class TrustCell(CaseCell):
             figures |= nuts_figures(estimator, dataset, sizes, self.seed)
         record = training_record(estimator) | {"examples": examples_of(whole), "exact": case.exact,
                                                "parameters": estimator.model.layout_of(dataset).size}
-        if self.num_datasets == self.num_whole:
-            done.clear()
         return _entries(figures), record
 
     def _whole(self, estimator: Estimator, dataset: Dataset, done: Partial) -> Mapping[str, Tensor]:
-        """Figures (B,) of every dataset, chunk by chunk; those that a run that was killed has left are read."""
+        """Figures (B,) of every dataset, chunk by chunk; those that a run that was killed has left are read. They are
+        kept, so that one can ask later which datasets an answer was wrong for, or had no reference."""
         load_arviz()  # takes seconds once, which are not the ladder's
         parameters = estimator.model.layout_of(dataset).size
         chunk = max(1, min(_MOST_TOGETHER, _MOST_ENTRIES // parameters))
