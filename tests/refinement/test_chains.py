@@ -159,6 +159,14 @@ def test_own_moves_forget_where_they_came_from() -> None:
     assert (done.z.mean(1).abs() < 4.0 * done.ess.rsqrt()).all()
 
 
+def test_log_densities_beyond_rounding_are_not_believed() -> None:
+    model = LinearRegression()
+    dataset = simulated(model, 2, rows=30, batch=2)
+    assert dataset.y is not None
+    done = run(model, replace(dataset, y=dataset.y * torch.tensor([[1.0], [1e6]])))
+    assert done.known.tolist() == done.converged.tolist() == [True, False]
+
+
 def test_draws_that_begin_elsewhere_are_not_steady() -> None:
     problem = problem_of(*two_modes())
     draws = torch.randn(1, 64, 40, 1, generator=generator_for(1), dtype=torch.double)

@@ -73,7 +73,8 @@ class ChainRun:
         r_hat: (B,) largest nested R-hat of the quantities and of the log joint.
         ess: (B,) smallest effective sample size of the quantities and their squares.
         steady: (B,) bool: the first draws are like the last.
-        converged: (B,) bool: that, R-hat below 1.01, and enough draws for the target.
+        known: (B,) bool: log densities are not too large for rounding.
+        converged: (B,) bool: both, R-hat below 1.01, and enough draws for the target.
         evaluations: (B,) long, gradients per dataset.
     """
 
@@ -81,6 +82,7 @@ class ChainRun:
     r_hat: Tensor
     ess: Tensor
     steady: Tensor
+    known: Tensor
     converged: Tensor
     evaluations: Tensor
 
@@ -90,7 +92,7 @@ class ChainRun:
 
     def put(self, index: Tensor, other: ChainRun) -> None:
         """Take over the draws of some datasets; evaluations add up."""
-        for name in ("z", "r_hat", "ess", "steady", "converged"):
+        for name in ("z", "r_hat", "ess", "steady", "known", "converged"):
             getattr(self, name)[index] = getattr(other, name)
         self.evaluations[index] += other.evaluations
 
@@ -223,7 +225,7 @@ def _judged(problem: Problem, draws: Tensor, target: Accuracy) -> ChainRun:
     ess = torch.where(problem.counted, ess, torch.inf).nan_to_num(0.0, torch.inf).amin(-1)
     known = (height.abs() < LARGEST_LOG_DENSITY).all(-1)
     converged = steady & (r_hat < MAX_R_HAT) & (ess >= _enough(problem, target)) & known
-    return ChainRun(flat, r_hat, ess, steady, converged, torch.zeros(batch, dtype=torch.long))
+    return ChainRun(flat, r_hat, ess, steady, known, converged, torch.zeros(batch, dtype=torch.long))
 
 
 def _enough(problem: Problem, target: Accuracy) -> Tensor:

@@ -376,6 +376,8 @@ def _sample(problem: Problem, source: Source, target: Accuracy, outcome: Outcome
 def _verdict(run: ChainRun, i: int) -> str:
     if run.converged[i]:
         return STATUSES[MCMC]
+    if not run.known[i]:
+        return "log densities of chains not finite or beyond rounding"
     if not run.r_hat[i] < MAX_R_HAT:
         return "chains do not agree"
     return "too few effective draws from chains" if run.steady[i] else "chains are still on their way"
