@@ -62,7 +62,7 @@ def looks(estimator: Estimator, dataset: Dataset, known: Moments, seed: int) -> 
     assert problem.moves is not None
     for stretch in chains._OWN_STRETCHES[:LOOKS]:
         length = stretch * chains._NUM_SAMPLES
-        while len(drawn) < max(chains._OWN_WARMUP, int(chains._OWN_SHARE * length)) + length:
+        while len(drawn) < chains._forgotten(length) + length:
             z = problem.moves(z, generator)
             drawn.append(z)
         kept = torch.stack(drawn[-length:], 2)

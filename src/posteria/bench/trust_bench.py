@@ -35,6 +35,8 @@ from posteria.types import Dataset
 
 BENCH, BROKEN = "trust", "broken"
 _VERSION = 1
+# Counted up when the chains change that answer nearly everything in a cell.
+_LADDER = 2
 # Datasets go through the ladder together up to so many, and so many times parameters: bounds memory, and what a kill
 # loses.
 _MOST_TOGETHER, _MOST_ENTRIES = 250, 2_600
@@ -121,7 +123,7 @@ class TrustCell(CaseCell):
                  "num_datasets": self.num_datasets, "num_draws": sizes.num_draws, "chains": dict(sizes.chains),
                  "min_ess": sizes.min_ess, "num_nuts": sizes.num_nuts, "nuts": dict(sizes.nuts), "seed": self.seed,
                  "version": _VERSION}
-        longest = {"sweeps": 2 * LENGTHS[-1]} if self.weighted in DEAR else {}
+        longest = {"sweeps": 2 * LENGTHS[-1], "ladder": _LADDER} if self.weighted in DEAR else {}
         return found if self.weighted is None else found | {"reference": self.weighted, **longest}
 
     @property

@@ -28,10 +28,11 @@ _WARMUP, _NUM_SAMPLES, _ROUNDS = 60, 40, 3
 _STRETCHES, _NEARLY = (1, 2, 4), 1.03
 # Moves that have nothing to adapt gain nothing by that, and go on for longer. What they forget grows with them: chains
 # that need long leave where they began slowly, and all in one direction, which neither effective draws nor R-hat see.
-# From the third stretch on they stop where the longest would have less than what is wanted over this many effective
-# draws, growing as they did in the last; and they go on once more after they have passed (the longest apart), for of
-# several looks the first to pass does so by luck at times.
-_OWN_WARMUP, _OWN_SHARE, _OWN_STRETCHES, _THIRD, _HOPE = 30, 0.4, (1, 2, 4, 8, 16, 32), 4, 1.5
+# So they forget as much as they keep, up to a number, and a share of it beyond; and once they have passed they go on
+# for one more look (the longest apart), for of several looks the first to pass does so by luck at times. From the third
+# stretch on they stop where the longest would have less than what is wanted over this many effective draws, growing as
+# they did in the last.
+_OWN_WARMUP, _OWN_SHARE, _OWN_STRETCHES, _THIRD, _HOPE = 320, 0.4, (1, 2, 4, 8, 16, 32), 4, 1.5
 # Two rounds that leave superchains further apart than this are not for lack of time: they sit in different modes.
 _HOPELESS = 1.1
 # Chains are still on their way in where a mean of their first fifth, that of the log joint included, is further than so
@@ -137,7 +138,13 @@ def run_chains(problem: Problem, starts: Tensor, target: Accuracy, generator: to
 def least_evaluations(problem: Problem) -> Tensor | None:
     """(B,) what chains of the problem's own moves take where they agree soon; None where it has none."""
     moves = problem.moves
-    return None if moves is None else (_OWN_WARMUP + _NUM_SAMPLES) * _SUPERCHAINS * _CHAINS * moves.cost
+    shortest = _OWN_STRETCHES[1] * _NUM_SAMPLES
+    return None if moves is None else (_forgotten(shortest) + shortest) * _SUPERCHAINS * _CHAINS * moves.cost
+
+
+def _forgotten(length: int) -> int:
+    """How many sweeps come before those that are kept."""
+    return max(min(length, _OWN_WARMUP), int(_OWN_SHARE * length))
 
 
 def _block(problem: Problem, starts: Tensor, target: Accuracy, generator: torch.Generator) -> ChainRun:
@@ -185,7 +192,7 @@ def _own_run(problem: Problem, starts: Tensor, target: Accuracy, generator: torc
     price = float(moves.cost) * z.shape[1]
     for stretch in _OWN_STRETCHES:
         length = stretch * _NUM_SAMPLES
-        for _ in range(len(drawn), max(_OWN_WARMUP, int(_OWN_SHARE * length)) + length):
+        for _ in range(len(drawn), _forgotten(length) + length):
             z = moves(z, generator)
             drawn.append(z)
         run = _judged(problem, torch.stack(drawn[-length:][stretch - 1::stretch], 2), target)
@@ -193,8 +200,7 @@ def _own_run(problem: Problem, starts: Tensor, target: Accuracy, generator: torc
         hoped = _HOPE * float(run.ess) * growth ** math.log2(_OWN_STRETCHES[-1] / stretch)
         spent = len(drawn) * price
         once, passed = passed, bool(run.converged)
-        sure, hopeless = once or stretch < _THIRD, hoped < wanted
-        if spent >= _MOST_EVALUATIONS or (sure if passed else hopeless):
+        if spent >= _MOST_EVALUATIONS or (once if passed else hoped < wanted):
             break
         before = float(run.ess)
     return replace(run, evaluations=torch.full_like(run.evaluations, int(spent)))
