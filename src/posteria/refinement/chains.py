@@ -30,9 +30,8 @@ _STRETCHES, _NEARLY = (1, 2, 4), 1.03
 # that need long leave where they began slowly, and all in one direction, which neither effective draws nor R-hat see.
 # So they forget as much as they keep, up to a number, and a share of it beyond; and once they have passed they go on
 # for one more look (the longest apart), for of several looks the first to pass does so by luck at times. From the third
-# stretch on they stop where the longest would have less than what is wanted over this many effective draws, growing as
-# they did in the last.
-_OWN_WARMUP, _OWN_SHARE, _OWN_STRETCHES, _THIRD, _HOPE = 320, 0.4, (1, 2, 4, 8, 16, 32), 4, 1.5
+# stretch on they stop where effective draws that grow by such a factor with every further look would not be enough.
+_OWN_WARMUP, _OWN_SHARE, _OWN_STRETCHES, _THIRD, _GROWTH = 320, 0.4, (1, 2, 4, 8, 16, 32), 4, 1.8
 # Two rounds that leave superchains further apart than this are not for lack of time: they sit in different modes.
 _HOPELESS = 1.1
 # Chains are still on their way in where a mean of their first fifth, that of the log joint included, is further than so
@@ -188,7 +187,7 @@ def _own_run(problem: Problem, starts: Tensor, target: Accuracy, generator: torc
     """Chains of one dataset that take its own moves, on and on while they may get there."""
     moves, wanted = problem.moves, float(_enough(problem, target))
     assert moves is not None
-    z, drawn, before, passed = starts.repeat_interleave(_CHAINS, 1), [], 0.0, False
+    z, drawn, passed = starts.repeat_interleave(_CHAINS, 1), [], False
     price = float(moves.cost) * z.shape[1]
     for stretch in _OWN_STRETCHES:
         length = stretch * _NUM_SAMPLES
@@ -196,13 +195,11 @@ def _own_run(problem: Problem, starts: Tensor, target: Accuracy, generator: torc
             z = moves(z, generator)
             drawn.append(z)
         run = _judged(problem, torch.stack(drawn[-length:][stretch - 1::stretch], 2), target)
-        growth = float(run.ess) / before if before and stretch >= _THIRD else math.inf
-        hoped = _HOPE * float(run.ess) * growth ** math.log2(_OWN_STRETCHES[-1] / stretch)
+        hoped = float(run.ess) * _GROWTH ** math.log2(_OWN_STRETCHES[-1] / stretch)
         spent = len(drawn) * price
         once, passed = passed, bool(run.converged)
-        if spent >= _MOST_EVALUATIONS or (once if passed else hoped < wanted):
+        if spent >= _MOST_EVALUATIONS or (once if passed else stretch >= _THIRD and hoped < wanted):
             break
-        before = float(run.ess)
     return replace(run, evaluations=torch.full_like(run.evaluations, int(spent)))
 
 
