@@ -1,6 +1,6 @@
 """Are answers accurate whose posteriors take slow chains? References as those of `posteria bench trust`, but longer.
 
-    python benchmarks/slow_chains/bench.py --shift outliers --first 0 --longest 16384
+    python benchmarks/slow_chains/bench.py --shift outliers --first 0 --longest 4096
 
 Takes 27 datasets of neural regression in 1D, as that bench does, puts them through the ladder, and prints the errors of
 every answer with a trusted label: three minutes, and up to five for every answer, on one core.
@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from posteria.bench.scales import SCALES
 from posteria.bench.trust_accuracy import Reference, errors_of
@@ -20,7 +22,9 @@ from posteria.bench.trust_cases import CASES
 from posteria.bench.trust_shifts import SHIFTS, draw_shifted
 from posteria.bench.trust_units import LENGTHS, unit_moments
 from posteria.bench.workspace import Workspace
+from posteria.estimator import Estimator
 from posteria.posterior import Posterior
+from posteria.types import Dataset
 
 CASE, TOGETHER, COUNT, SEED = "nlr_relu1_1d", 27, 1_000, 0
 QUANTITIES, SIZE = CASES[CASE].quantities, SIZES["laptop"]
@@ -28,15 +32,10 @@ QUANTITIES, SIZE = CASES[CASE].quantities, SIZES["laptop"]
 
 def main() -> None:
     """Print the errors of trusted answers."""
-    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("--shift", default="outliers", choices=["scale_x5", "heavy_tails", "outliers", "n_1000"])
-    ask.add_argument("--first", type=int, default=0, help="number of the first of 27 datasets, a multiple of 27")
-    ask.add_argument("--longest", type=int, default=4 * LENGTHS[-1], help="draws kept per chain")
-    ask.add_argument("--runs", type=Path, default=Path("benchmarks/paper"), help="folder of the bench's estimators")
-    asked = ask.parse_args()
-    cell = TrustCell(SCALES["laptop"], CASE, asked.shift)
-    estimator = Workspace(asked.runs).trained(cell.config).to("cpu")
-    shifted = draw_shifted(estimator.model, CASES[CASE].columns, SHIFTS[asked.shift], COUNT, SEED)
+    first = {"type": int, "default": 0, "help": f"number of the first of {TOGETHER} datasets, a multiple of it"}
+    longest = {"type": int, "default": 4 * LENGTHS[-1], "help": "draws kept per chain"}
+    asked = asked_for(__doc__, {"--first": first, "--longest": longest})
+    estimator, shifted = posed(asked)
     rows = shifted[asked.first:asked.first + TOGETHER]
     refined = estimator.posterior(rows).refine(num_draws=SIZE.num_draws, seed=SEED)
     trusted = refined.trusted.nonzero()[:, 0].tolist()
@@ -44,6 +43,22 @@ def main() -> None:
     for place, number in enumerate(trusted):
         answer = refined.posterior[number]
         say(f"{asked.first + number}: {compared(answer, SEED + asked.first + place, asked.longest)}")
+
+
+def asked_for(description: str | None, own: Mapping[str, Mapping[str, Any]]) -> argparse.Namespace:
+    """What the command line says, with options of the script's own."""
+    ask = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("--shift", default="outliers", choices=["scale_x5", "heavy_tails", "outliers", "n_1000"])
+    ask.add_argument("--runs", type=Path, default=Path("benchmarks/paper"), help="folder of the bench's estimators")
+    for name, options in own.items():
+        ask.add_argument(name, **options)
+    return ask.parse_args()
+
+
+def posed(asked: argparse.Namespace) -> tuple[Estimator, Dataset]:
+    """The bench's estimator, and its datasets under a shift."""
+    estimator = Workspace(asked.runs).trained(TrustCell(SCALES["laptop"], CASE, asked.shift).config).to("cpu")
+    return estimator, draw_shifted(estimator.model, CASES[CASE].columns, SHIFTS[asked.shift], COUNT, SEED)
 
 
 def say(line: str) -> None:

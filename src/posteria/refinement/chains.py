@@ -7,7 +7,7 @@ disagree.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,8 +30,8 @@ _STRETCHES, _NEARLY = (1, 2, 4), 1.03
 # that need long leave where they began slowly, and all in one direction, which neither effective draws nor R-hat see.
 # So they forget as much as they keep, up to a number, and a share of it beyond; and once they have passed they go on
 # for one more look (the longest apart), for of several looks the first to pass does so by luck at times. From the third
-# stretch on they stop where effective draws that grow by such a factor with every further look would not be enough.
-_OWN_WARMUP, _OWN_SHARE, _OWN_STRETCHES, _THIRD, _GROWTH = 320, 0.4, (1, 2, 4, 8, 16, 32), 4, 1.8
+# look on they stop where effective draws that grow by such a factor with every further look would not be enough.
+_OWN_WARMUP, _OWN_SHARE, _OWN_STRETCHES, _THIRD, _GROWTH = 320, 0.4, (1, 2, 4, 8, 16, 32), 3, 1.8
 # Two rounds that leave superchains further apart than this are not for lack of time: they sit in different modes.
 _HOPELESS = 1.1
 # Chains are still on their way in where a mean of their first fifth, that of the log joint included, is further than so
@@ -137,13 +137,13 @@ def run_chains(problem: Problem, starts: Tensor, target: Accuracy, generator: to
 def least_evaluations(problem: Problem) -> Tensor | None:
     """(B,) what chains of the problem's own moves take where they agree soon; None where it has none."""
     moves = problem.moves
-    shortest = _OWN_STRETCHES[1] * _NUM_SAMPLES
-    return None if moves is None else (_forgotten(shortest) + shortest) * _SUPERCHAINS * _CHAINS * moves.cost
+    second = _OWN_STRETCHES[1] * _NUM_SAMPLES  # the first look after which they may stop
+    return None if moves is None else _sweeps(second) * _SUPERCHAINS * _CHAINS * moves.cost
 
 
-def _forgotten(length: int) -> int:
-    """How many sweeps come before those that are kept."""
-    return max(min(length, _OWN_WARMUP), int(_OWN_SHARE * length))
+def _sweeps(length: int) -> int:
+    """How many it takes to keep so many, those included that are forgotten."""
+    return length + max(min(length, _OWN_WARMUP), int(_OWN_SHARE * length))
 
 
 def _block(problem: Problem, starts: Tensor, target: Accuracy, generator: torch.Generator) -> ChainRun:
@@ -183,24 +183,37 @@ def _round(problem: Problem, z: Tensor, number: int, target: Accuracy, generator
     return replace(run, evaluations=torch.full_like(run.evaluations, counted.evaluations))
 
 
-def _own_run(problem: Problem, starts: Tensor, target: Accuracy, generator: torch.Generator) -> ChainRun:
-    """Chains of one dataset that take its own moves, on and on while they may get there."""
-    moves, wanted = problem.moves, float(_enough(problem, target))
+def own_looks(problem: Problem, starts: Tensor, target: Accuracy, generator: torch.Generator) -> Iterator[ChainRun]:
+    """Chains of one dataset that take its own moves, look after look, twice as long each time, whatever they pass.
+
+    Args:
+        problem: one posterior, with moves.
+        starts, target, generator: as of :func:`run_chains`.
+    """
+    moves = problem.moves
     assert moves is not None
-    z, drawn, passed = starts.repeat_interleave(_CHAINS, 1), [], False
+    z, drawn = starts.repeat_interleave(_CHAINS, 1), []
     price = float(moves.cost) * z.shape[1]
     for stretch in _OWN_STRETCHES:
         length = stretch * _NUM_SAMPLES
-        for _ in range(len(drawn), _forgotten(length) + length):
+        while len(drawn) < _sweeps(length):
             z = moves(z, generator)
             drawn.append(z)
         run = _judged(problem, torch.stack(drawn[-length:][stretch - 1::stretch], 2), target)
-        hoped = float(run.ess) * _GROWTH ** math.log2(_OWN_STRETCHES[-1] / stretch)
-        spent = len(drawn) * price
+        yield replace(run, evaluations=torch.full_like(run.evaluations, int(len(drawn) * price)))
+
+
+def _own_run(problem: Problem, starts: Tensor, target: Accuracy, generator: torch.Generator) -> ChainRun:
+    """The first of those looks that is to be believed, or after which there is no hope."""
+    wanted, passed, run = float(_enough(problem, target)), False, None
+    for look, run in enumerate(own_looks(problem, starts, target, generator), 1):
         once, passed = passed, bool(run.converged)
-        if spent >= _MOST_EVALUATIONS or (once if passed else stretch >= _THIRD and hoped < wanted):
+        hoped = float(run.ess) * _GROWTH ** (len(_OWN_STRETCHES) - look)
+        hopeless = look >= _THIRD and hoped < wanted
+        if int(run.evaluations) >= _MOST_EVALUATIONS or (once if passed else hopeless):
             break
-    return replace(run, evaluations=torch.full_like(run.evaluations, int(spent)))
+    assert run is not None  # there are looks
+    return run
 
 
 def _better(run: ChainRun, longer: ChainRun) -> ChainRun:
