@@ -149,8 +149,10 @@ class TrustCell(CaseCell):
         return _entries(figures), record
 
     def _whole(self, estimator: Estimator, dataset: Dataset, done: Partial) -> Mapping[str, Tensor]:
-        """Figures (B,) of every dataset, chunk by chunk; those that a run that was killed has left are read. They are
-        kept, so that one can ask later which datasets an answer was wrong for, or had no reference."""
+        """Figures (B,) of every dataset, chunk by chunk; those that a run that was killed has left are read.
+
+        They are kept: one can ask later which datasets had a wrong answer, or no reference.
+        """
         load_arviz()  # takes seconds once, which are not the ladder's
         parameters = estimator.model.layout_of(dataset).size
         chunk = max(1, min(_MOST_TOGETHER, _MOST_ENTRIES // parameters))

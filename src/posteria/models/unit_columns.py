@@ -90,18 +90,25 @@ class LineColumns(Columns):
     @classmethod
     def of(cls, found: Rectified, places: int, scale: Tensor) -> LineColumns | None:
         """Of lines (1, C K, H), of which every K are a chain's, times scale (H,); None where rounding is too much."""
-        from posteria.models.unit_sweeps import lines_of
+        from posteria.models.unit_sweeps import Lines
         root = found.strength[0].expand(found.slope.shape[1])[::places].sqrt()
         middle = found.x.mean()  # where sums of squares are smallest
         order = found.x.argsort()
         x, y = (found.x - middle)[order], found.target[order]
+
+        def per_unit(values: Tensor) -> Tensor:
+            return (values[0].unflatten(0, (-1, places)) * scale * root[:, None, None]).mT.contiguous()
+
+        slope, offset = per_unit(found.slope), per_unit(found.offset + middle * found.slope)
         powers = torch.stack([torch.ones_like(x), x, x.square(), y, x * y], -1)
         sums = functional.pad(powers.cumsum(0), (0, 0, 1, 0))
-        given = (found.slope[0], (found.offset + middle * found.slope)[0], scale, root, x, sums)
-        lines = lines_of(*(values.contiguous().numpy() for values in given))
-        slope, offset = (torch.from_numpy(values).square().amax() for values in (lines.slope, lines.offset))
-        largest = torch.maximum(slope * sums[-1, 2], offset * sums[-1, 0])  # NaN where some number is
-        return cls(lines) if bool(largest * torch.finfo(x.dtype).eps < _MOST_ROUNDING) else None
+        largest = torch.maximum(slope.square().amax() * sums[-1, 2], offset.square().amax() * sums[-1, 0])
+        if not bool(largest * torch.finfo(x.dtype).eps < _MOST_ROUNDING):
+            return None
+        kink = torch.where(slope == 0.0, torch.where(offset > 0.0, -torch.inf, torch.inf), -offset / slope)
+        place = torch.searchsorted(x, kink)
+        first, last = torch.where(slope < 0.0, 0, place), torch.where(slope < 0.0, place, len(x))
+        return cls(Lines(*(values.numpy() for values in (slope, offset, first, last, sums, root))))
 
     def products(self, picked: Tensor) -> tuple[Tensor, Tensor]:
         from posteria.models.unit_sweeps import products_of_lines

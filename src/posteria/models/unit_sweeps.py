@@ -56,28 +56,6 @@ class Lines(NamedTuple):
 
 
 @_compiled
-def lines_of(slope: np.ndarray, offset: np.ndarray, scale: np.ndarray, root: np.ndarray, x: np.ndarray,
-             sums: np.ndarray) -> Lines:
-    """Of slopes and offsets (C K, H), times scale (H,) and root (C,), and of sorted x (N,)."""
-    units, places = slope.shape[1], len(slope) // len(root)
-    shape = (len(root), units, places)
-    slopes, offsets = np.empty(shape), np.empty(shape)
-    first, last = np.zeros(shape, np.int64), np.full(shape, len(x))
-    for c in range(len(root)):
-        for k in range(places):
-            for h in range(units):
-                up, height = slope[c * places + k, h], offset[c * places + k, h]
-                slopes[c, h, k], offsets[c, h, k] = root[c] * scale[h] * up, root[c] * scale[h] * height
-                if up > 0.0:
-                    first[c, h, k] = np.searchsorted(x, -height / up)
-                elif up < 0.0:
-                    last[c, h, k] = np.searchsorted(x, -height / up)
-                elif not height > 0.0:
-                    first[c, h, k] = len(x)
-    return Lines(slopes, offsets, first, last, sums, root)
-
-
-@_compiled
 def sweep_columns(columns: np.ndarray, target: np.ndarray, order: np.ndarray, chains: Chains) -> None:
     """Of columns (C, K, H, N) for targets (C, N), in an order (H,) of units."""
     places, units, rows = columns.shape[1:]
