@@ -66,7 +66,7 @@ def row_of(features: int, rows: int) -> str:
     found = model.rectified(theta, dataset)
     sums = None if found is None else LineColumns.of(found, PLACES, torch.ones(32, dtype=torch.double))
     order = torch.randperm(32, generator=generator)
-    start = chains_of(columns)
+    start = chains_of()
     ways: dict[str, Callable[[], Any]] = {"tensors": lambda: by_tensors(columns, order, copied(start)),
                                           "columns": lambda: columns.sweep(order, copied(start))}
     if sums is not None:
@@ -91,15 +91,13 @@ def written_out(model: NeuralRegression, dataset: Any, theta: Tensor) -> DenseCo
     return DenseColumns(values, (target[0, 0, :, 0] * root).expand(NUM_CHAINS, -1).contiguous())
 
 
-def chains_of(columns: DenseColumns) -> Chains:
+def chains_of() -> Chains:
     """As `posteria.models.hidden_units` makes them."""
     generator = generator_for(1)
     place = torch.randint(PLACES, (NUM_CHAINS, 32), generator=generator)
     luck = torch.randn(NUM_CHAINS, 32, PLACES, dtype=torch.double, generator=generator)
-    products, pulls = columns.products(place)
-    inverse = (products + torch.eye(32, dtype=torch.double)).inverse().contiguous()
-    nothing = torch.zeros(NUM_CHAINS, dtype=torch.double)
-    state = (luck, place, torch.zeros_like(pulls), inverse, pulls.clone(), nothing, place.clone())
+    white = torch.randn(NUM_CHAINS, 32, dtype=torch.double, generator=generator)
+    state = (luck, place, torch.zeros_like(white), white, place.clone(), white.clone(), white[:, 0].clone())
     return Chains(*(values.numpy() for values in state))
 
 
@@ -108,13 +106,14 @@ def copied(state: Chains) -> Chains:
     return Chains(*(values.copy() for values in state))
 
 
-def by_tensors(columns: DenseColumns, order: Tensor, state: Chains) -> Tensor:
-    """The choices (C, H), all chains in every operation."""
-    chains = torch.arange(NUM_CHAINS)
-    luck, place, _, inverse, pulled, _, _ = (torch.from_numpy(values) for values in state)
+def by_tensors(columns: DenseColumns, order: Tensor, state: Chains) -> tuple[Tensor, Tensor]:
+    """The choices and output weights (C, H), all chains in every operation."""
+    chains, eye = torch.arange(NUM_CHAINS), torch.eye(32, dtype=torch.double)
+    luck, place, white = (torch.from_numpy(values) for values in (state.luck, state.place, state.white))
     values = columns.values.transpose(0, 2).transpose(1, 2)  # (H, C, K, N)
     current, picked = values[torch.arange(32)[:, None], chains, place.mT].transpose(0, 1).contiguous(), place.clone()
     pulls, sizes = (values @ columns.target[..., None])[..., 0], values.square().sum(-1)
+    inverse, pulled = (current @ current.mT + eye).inverse(), (current @ columns.target[..., None])[..., 0]
     for j in order.tolist():
         column, own = inverse[:, :, j], inverse[:, j, j]
         across = values[j] @ current.mT
@@ -128,17 +127,20 @@ def by_tensors(columns: DenseColumns, order: Tensor, state: Chains) -> Tensor:
         row[:, j] = 1.0
         sides, signs = torch.stack([column, row], -1), torch.stack([-1.0 / own, 1.0 / left[chains, chosen]], -1)
         inverse = torch.baddbmm(inverse, sides * signs[:, None], sides.mT)
-    return picked
+    factor = torch.linalg.cholesky(current @ current.mT + eye)
+    mean = torch.cholesky_solve(pulled[..., None], factor)
+    return picked, (mean + torch.linalg.solve_triangular(factor.mT, white[..., None], upper=True))[..., 0]
 
 
 def check(columns: DenseColumns, sums: LineColumns | None, order: Tensor) -> None:
-    """All ways choose alike."""
-    expected = by_tensors(columns, order, chains_of(columns))
+    """All ways choose and draw alike."""
+    picked, weights = by_tensors(columns, order, chains_of())
     for way in (columns, sums):
         if way is not None:
-            state = chains_of(columns)
+            state = chains_of()
             way.sweep(order, state)
-            assert (torch.from_numpy(state.picked) == expected).all()
+            assert (torch.from_numpy(state.picked) == picked).all()
+            torch.testing.assert_close(torch.from_numpy(state.weights), weights, rtol=1e-6, atol=1e-6)
 
 
 def turn(ways: dict[str, Callable[[], Any]]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from torch.distributions import Normal
 
 from posteria.models import NeuralRegression, neural
 from posteria.models.rectified import Rectified
-from posteria.models.unit_columns import Columns, DenseColumns, LineColumns
+from posteria.models.unit_columns import DenseColumns, LineColumns
 from posteria.models.unit_sweeps import Chains
 from posteria.randomness import generator_for
 from posteria.tasks import SimulatedTask
@@ -40,20 +40,30 @@ def _both(scale_of_x: float = 1.0) -> tuple[LineColumns | None, DenseColumns]:
     return lines, DenseColumns(values.contiguous(), root[:, None] * y)
 
 
-def _chains(columns: Columns) -> Chains:
+def _chains() -> Chains:
     generator = generator_for(2)
-    place = torch.randint(PLACES, (CHAINS, UNITS), generator=generator)
-    luck = torch.randn(CHAINS, UNITS, PLACES, dtype=torch.double, generator=generator)
-    prior = torch.randn(CHAINS, UNITS, dtype=torch.double, generator=generator)
-    products, pulls = columns.products(place)
-    inverse = (products + torch.eye(UNITS, dtype=torch.double)).inverse().contiguous()
-    state = (luck, place, prior, inverse, pulls + prior, torch.zeros(CHAINS, dtype=torch.double), place.clone())
-    return Chains(*(values.numpy() for values in state))
+
+    def normal(*shape: int) -> np.ndarray:
+        return torch.randn(shape, dtype=torch.double, generator=generator).numpy()
+
+    place = torch.randint(PLACES, (CHAINS, UNITS), generator=generator).numpy()
+    luck, prior, white = normal(CHAINS, UNITS, PLACES), normal(CHAINS, UNITS), normal(CHAINS, UNITS)
+    return Chains(luck, place, prior, white, place.copy(), np.full_like(white, np.nan), np.full(CHAINS, np.nan))
 
 
-def _evidence(columns: Columns, picked: np.ndarray, prior: np.ndarray) -> Tensor:
-    products, pulls = columns.products(torch.from_numpy(picked))
-    precision, pulled = products + torch.eye(UNITS, dtype=torch.double), pulls + torch.from_numpy(prior)
+def _products(columns: DenseColumns, picked: np.ndarray) -> tuple[Tensor, Tensor]:
+    current = columns.values[torch.arange(CHAINS)[:, None], torch.from_numpy(picked), torch.arange(UNITS)]
+    return current @ current.mT, (current @ columns.target[..., None])[..., 0]
+
+
+def _precision(columns: DenseColumns, picked: np.ndarray, prior: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Of the output weights (C, H, H), and times their mean (C, H)."""
+    products, pulls = _products(columns, picked)
+    return products + torch.eye(UNITS, dtype=torch.double), pulls + torch.from_numpy(prior)
+
+
+def _evidence(columns: DenseColumns, picked: np.ndarray, prior: np.ndarray) -> Tensor:
+    precision, pulled = _precision(columns, picked, prior)
     return 0.5 * (pulled * torch.linalg.solve(precision, pulled)).sum(-1) - 0.5 * torch.logdet(precision)
 
 
@@ -63,34 +73,40 @@ ORDER = torch.tensor([3, 0, 4, 1, 2])
 def test_lines_are_columns() -> None:
     lines, dense = _both()
     assert lines is not None
-    picked = torch.randint(PLACES, (CHAINS, UNITS), generator=generator_for(3))
-    for mine, written_out in zip(lines.products(picked), dense.products(picked), strict=True):
+    first = np.zeros((CHAINS, UNITS), dtype=int)
+    for mine, written_out in zip(lines.products(), _products(dense, first), strict=True):
         torch.testing.assert_close(mine, written_out, rtol=1e-10, atol=1e-10)
-    one, other = _chains(lines), _chains(dense)
+    one, other = _chains(), _chains()
     lines.sweep(ORDER, one)
     dense.sweep(ORDER, other)
     assert (one.picked == other.picked).all()
-    np.testing.assert_allclose(one.gained, other.gained, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(one.weights, other.weights, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["lines", "columns"])
-def test_sweeps_keep_what_they_know_up_to_date(which: int) -> None:
-    columns = _both()[which]
+def test_choices_gain_what_the_evidence_does(which: int) -> None:
+    columns, chains = _both()[which], _chains()
     assert columns is not None
-    chains = _chains(columns)
     columns.sweep(ORDER, chains)
     assert (chains.picked != chains.place).any()
-    gained = _evidence(columns, chains.picked, chains.prior) - _evidence(columns, chains.place, chains.prior)
-    np.testing.assert_allclose(chains.gained, gained, rtol=1e-8, atol=1e-8)
-    products, pulls = columns.products(torch.from_numpy(chains.picked))
-    np.testing.assert_allclose(chains.inverse, (products + torch.eye(UNITS)).inverse(), rtol=1e-6, atol=1e-8)
-    np.testing.assert_allclose(chains.pulled, pulls + torch.from_numpy(chains.prior), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(chains.rounding, 0.0, atol=1e-8)
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["lines", "columns"])
+def test_output_weights_are_their_mean_and_noise_of_their_covariance(which: int) -> None:
+    columns, chains = _both()[which], _chains()
+    assert columns is not None
+    columns.sweep(ORDER, chains)
+    precision, pulled = _precision(_both()[1], chains.picked, chains.prior)
+    factor = torch.linalg.cholesky(precision)
+    noise = torch.linalg.solve(factor.mT, torch.from_numpy(chains.white))
+    np.testing.assert_allclose(chains.weights, torch.linalg.solve(precision, pulled) + noise, rtol=1e-8, atol=1e-8)
 
 
 def test_every_choice_is_the_best_of_evidence_and_luck() -> None:
     """One unit's, against the evidence with each of its places, computed from nothing."""
     _, dense = _both()
-    chains = _chains(dense)
+    chains = _chains()
     unit = 2
     expected = []
     for place in range(PLACES):
@@ -114,7 +130,7 @@ def _threads() -> Iterator[None]:
 def test_threads_change_nothing(which: int) -> None:
     columns = _both()[which]
     assert columns is not None
-    alone, shared = _chains(columns), _chains(columns)
+    alone, shared = _chains(), _chains()
     columns.sweep(ORDER, alone)
     columns.sweep_all(ORDER, shared)
     for one, other in zip(alone, shared, strict=True):

@@ -14,9 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from posteria.curvature import cholesky
 from posteria.models.base import Model
 from posteria.models.collapsed import CollapsedLogJoint
 from posteria.models.log_joint import ModelLogJoint
@@ -94,18 +92,13 @@ class UnitMoves:
 
     def _units_moved(self, dataset: Dataset, z: Tensor, inner: Tensor, generator: torch.Generator) -> Tensor:
         count = int(self.outer.sum())
-        angles, place = _rings(len(z), count, generator)
-        # Of every parameter its unit's angle; zero for the others.
-        cos, sin = (functional.pad(part, (0, 1), value=at_zero)[..., self.units]
-                    for part, at_zero in ((angles.cos(), 1.0), (angles.sin(), 0.0)))
+        apart, place = _rings(len(z), count, generator)
         noise = torch.where(inner, torch.randn(z.shape, dtype=z.dtype, generator=generator), 0.0)
-        choices = z[:, None] * cos + noise[:, None] * sin  # (C, K, P)
+        choices = _turned(z, noise, apart, place, torch.where(inner, self.units, -1))
         prior = (self.joint.location / self.joint.scale)[self.outer].double()
-        picked, mean, factor, sound = self._swept(dataset, choices, prior, place, generator)
-        index = functional.pad(picked, (0, 1))[:, self.units]  # zero where there is no unit, whose choices are alike
-        moved = choices.gather(1, index[:, None])[:, 0]
-        white = torch.randn(len(z), count, 1, dtype=z.dtype, generator=generator)
-        moved[:, self.outer] = mean + torch.linalg.solve_triangular(factor.mT, white, upper=True)[..., 0] - prior
+        picked, weights, sound = self._swept(dataset, choices, prior, place, generator)
+        moved = choices.gather(1, picked[:, None, self.units.clamp(min=0)])[:, 0]  # without a unit they are alike
+        moved[:, self.outer] = weights - prior
         return torch.where(sound[:, None], moved, z)
 
     def _swept(self, dataset: Dataset, choices: Tensor, prior: Tensor, place: Tensor, generator: torch.Generator) -> (
@@ -143,9 +136,9 @@ class UnitMoves:
         return DenseColumns(values, torch.cat(targets))
 
     def _common_moved(self, dataset: Dataset, z: Tensor, common: Tensor, generator: torch.Generator) -> Tensor:
-        angles, place = _rings(len(z), 1, generator)
+        apart, place = _rings(len(z), 1, generator)
         noise = torch.randn(z.shape, dtype=z.dtype, generator=generator)
-        choices = torch.where(common, z[:, None] * angles.cos() + noise[:, None] * angles.sin(), z[:, None])
+        choices = _turned(z, noise, apart, place, torch.where(common, 0, -1))
         joint = CollapsedLogJoint(self.model, dataset)
         rest = choices[..., ~self.outer]
         height = joint.density(rest.flatten(0, 1)[None])[0].view(rest.shape[:2]) + 0.5 * rest.square().sum(-1)
@@ -163,42 +156,33 @@ def _swept(columns: Columns, prior: Tensor, place: Tensor, generator: torch.Gene
         place: (C, H) where units are.
 
     Returns:
-        The choices (C, H); on them the output weights' mean (C, H) and the Cholesky factor (C, H, H) of their
-        precision, in the prior's sds; and (C,) bool, rounding has done no harm.
+        The choices (C, H); a draw of the output weights (C, H) with them, in the prior's sds; and (C,) bool, rounding
+        has done no harm.
     """
     from posteria.models.unit_sweeps import Chains
-    products, pulls = columns.products(place)
-    pulled = pulls + prior
-    _, factor, evidence = _solved(products, pulled)
-    gained, picked = torch.zeros(len(place), dtype=torch.double), place.clone()
-    state = (_gumbel((*place.shape, _PLACES), generator), place, prior.expand_as(pulls),
-             torch.cholesky_inverse(factor), pulled, gained, picked)
+    luck = _gumbel((*place.shape, _PLACES), generator)
     order = torch.randperm(place.shape[1], generator=generator)
-    columns.sweep_all(order, Chains(*(values.contiguous().numpy() for values in state)))
-    products, pulls = columns.products(picked)
-    mean, factor, now = _solved(products, pulls + prior)
-    return picked, mean, factor, (now - evidence - gained).abs() < _MOST_ROUNDING
-
-
-def _solved(products: Tensor, pulled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The weights' mean (C, H), the Cholesky factor of their precision, and the evidence (C,) but for a constant.
-
-    Args:
-        products: (C, H, H) of the columns with each other.
-        pulled: (C, H) the precision times the mean.
-    """
-    factor = cholesky(products + torch.eye(products.shape[1], dtype=products.dtype))
-    mean = torch.cholesky_solve(pulled[..., None], factor)[..., 0]
-    return mean, factor, 0.5 * (pulled * mean).sum(-1) - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    white = torch.randn(place.shape, dtype=torch.double, generator=generator)
+    picked, weights, rounding = place.clone(), torch.empty_like(white), torch.empty_like(white[:, 0])
+    chains = (luck, place, prior.expand_as(white).contiguous(), white, picked, weights, rounding)
+    columns.sweep_all(order, Chains(*(values.numpy() for values in chains)))
+    return picked, weights, rounding.abs() < _MOST_ROUNDING
 
 
 def _rings(chains: int, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Angles (C, K, H) of points on ellipses, zero at the place (C, H) where the unit is."""
+    """Angles (C, H) from one point on an ellipse to the next, and the places (C, H) where units are."""
     place = torch.randint(_PLACES, (chains, count), generator=generator)
     most = 2.0 * math.pi / _PLACES
-    share = torch.rand(chains, 1, count, dtype=torch.double, generator=generator)
-    apart = most * (_LEAST_ANGLE / most)**share
-    return (torch.arange(_PLACES)[:, None] - place[:, None]) * apart, place
+    share = torch.rand(chains, count, dtype=torch.double, generator=generator)
+    return most * (_LEAST_ANGLE / most)**share, place
+
+
+def _turned(z: Tensor, noise: Tensor, apart: Tensor, place: Tensor, units: Tensor) -> Tensor:
+    """(C, K, P), see :func:`posteria.models.unit_sweeps.turn`."""
+    from posteria.models.unit_sweeps import turn
+    choices = z.new_empty(len(z), _PLACES, z.shape[1])
+    turn(*(values.contiguous().numpy() for values in (z, noise, apart, place, units, choices)))
+    return choices
 
 
 def _chosen(height: Tensor, generator: torch.Generator) -> Tensor:

@@ -169,7 +169,7 @@ class _Neural(OutputModel):
             lines = None if found is None else LineColumns.of(found, 1, theta.new_ones(self.hidden).double())
             if lines is None:
                 return None
-            parts.append(lines.products(torch.zeros(theta.shape[1], self.hidden, dtype=torch.long)))
+            parts.append(lines.products())
         products, pulls = (torch.stack(part) for part in zip(*parts, strict=True))
         return products, pulls[..., None]
 

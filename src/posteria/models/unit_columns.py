@@ -24,12 +24,8 @@ class Columns(ABC):
     """Columns of H units at K places of C chains, in units of the noise."""
 
     @abstractmethod
-    def products(self, picked: Tensor) -> tuple[Tensor, Tensor]:
-        """(C, H, H) of the picked (C, H) columns with each other, and (C, H) with the target."""
-
-    @abstractmethod
     def sweep(self, order: Tensor, chains: Chains) -> None:
-        """Every unit's choice, in an order (H,), put down in ``chains``, which may be some of all."""
+        """Every unit's choice, in an order (H,), and then output weights: put down in ``chains``, maybe some of all."""
 
     @abstractmethod
     def __getitem__(self, part: slice) -> Columns:
@@ -62,10 +58,6 @@ class DenseColumns(Columns):
     values: Tensor
     target: Tensor
 
-    def products(self, picked: Tensor) -> tuple[Tensor, Tensor]:
-        current = self.values[torch.arange(len(picked))[:, None], picked, torch.arange(picked.shape[1])]
-        return current @ current.mT, (current @ self.target[..., None])[..., 0]
-
     def sweep(self, order: Tensor, chains: Chains) -> None:
         from posteria.models.unit_sweeps import sweep_columns
         sweep_columns(self.values.numpy(), self.target.numpy(), order.numpy(), chains)
@@ -95,26 +87,23 @@ class LineColumns(Columns):
         middle = found.x.mean()  # where sums of squares are smallest
         order = found.x.argsort()
         x, y = (found.x - middle)[order], found.target[order]
-
-        def per_unit(values: Tensor) -> Tensor:
-            return (values[0].unflatten(0, (-1, places)) * scale * root[:, None, None]).mT.contiguous()
-
-        slope, offset = per_unit(found.slope), per_unit(found.offset + middle * found.slope)
+        units = scale * root[:, None, None]
+        slope, offset = (values[0].unflatten(0, (-1, places)) * units
+                         for values in (found.slope, found.offset + middle * found.slope))
         powers = torch.stack([torch.ones_like(x), x, x.square(), y, x * y], -1)
         sums = functional.pad(powers.cumsum(0), (0, 0, 1, 0))
         largest = torch.maximum(slope.square().amax() * sums[-1, 2], offset.square().amax() * sums[-1, 0])
         if not bool(largest * torch.finfo(x.dtype).eps < _MOST_ROUNDING):
             return None
-        kink = torch.where(slope == 0.0, torch.where(offset > 0.0, -torch.inf, torch.inf), -offset / slope)
-        place = torch.searchsorted(x, kink)
-        first, last = torch.where(slope < 0.0, 0, place), torch.where(slope < 0.0, place, len(x))
-        return cls(Lines(*(values.numpy() for values in (slope, offset, first, last, sums, root))))
+        return cls(Lines(*(values.numpy() for values in (slope, offset, x, sums, root))))
 
-    def products(self, picked: Tensor) -> tuple[Tensor, Tensor]:
+    def products(self) -> tuple[Tensor, Tensor]:
+        """(C, H, H) of the lines at the first place with each other, and (C, H) with the target."""
         from posteria.models.unit_sweeps import products_of_lines
-        gram = torch.empty(*picked.shape, picked.shape[1], dtype=torch.double)
-        pulls = torch.empty(picked.shape, dtype=torch.double)
-        products_of_lines(self.lines, picked.numpy(), gram.numpy(), pulls.numpy())
+        chains, _, units = self.lines.slope.shape
+        gram = torch.empty(chains, units, units, dtype=torch.double)
+        pulls = torch.empty(chains, units, dtype=torch.double)
+        products_of_lines(self.lines, gram.numpy(), pulls.numpy())
         return gram, pulls
 
     def sweep(self, order: Tensor, chains: Chains) -> None:
@@ -122,7 +111,7 @@ class LineColumns(Columns):
         sweep_lines(self.lines, order.numpy(), chains)
 
     def __getitem__(self, part: slice) -> LineColumns:
-        own = {name: getattr(self.lines, name)[part] for name in ("slope", "offset", "first", "last", "root")}
+        own = {name: getattr(self.lines, name)[part] for name in ("slope", "offset", "root")}
         return LineColumns(self.lines._replace(**own))
 
     def __len__(self) -> int:

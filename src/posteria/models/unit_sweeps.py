@@ -22,37 +22,57 @@ class Chains(NamedTuple):
         luck: (C, H, K).
         place: (C, H) where units are at first.
         prior: (C, H) what the output weights' prior adds to their pull.
-        inverse: (C, H, H) of the output weights' precision, kept up to date; and so are
-        pulled: (C, H) the precision times their mean, and
-        gained: (C,) how much more evidence than at first.
-        picked: (C, H) the choices.
+        white: (C, H) normal noise, of which the output weights are made.
+        picked: (C, H) the choices, filled in; and so are
+        weights: (C, H) a draw of the output weights given those, in the prior's sds, and
+        rounding: (C,) what the evidence of the choices differs by from that at first and what every choice gained.
     """
 
     luck: np.ndarray
     place: np.ndarray
     prior: np.ndarray
-    inverse: np.ndarray
-    pulled: np.ndarray
-    gained: np.ndarray
+    white: np.ndarray
     picked: np.ndarray
+    weights: np.ndarray
+    rounding: np.ndarray
 
 
 class Lines(NamedTuple):
     """H units at K places of C chains, rectified lines of sorted x.
 
     Attributes:
-        slope, offset: (C, H, K).
-        first, last: (C, H, K) the rows first <= i < last are those where the line is above zero.
+        slope, offset: (C, K, H).
+        x: (N,) ascending.
         sums: (N + 1, 5) sums of 1, x, x squared, y and x y over the first rows.
         root: (C,) one over the noise, whose units lines are in and y is not.
     """
 
     slope: np.ndarray
     offset: np.ndarray
-    first: np.ndarray
-    last: np.ndarray
+    x: np.ndarray
     sums: np.ndarray
     root: np.ndarray
+
+
+@_compiled
+def turn(z: np.ndarray, noise: np.ndarray, apart: np.ndarray, place: np.ndarray, units: np.ndarray,
+         choices: np.ndarray) -> None:
+    """Fills in choices (C, K, P): points on the ellipses of z and noise (C, P).
+
+    Args:
+        apart: (C, H) angles between one point of a unit and the next.
+        place: (C, H) which of them are at z.
+        units: (P,) of every parameter, or -1, which stays at z.
+    """
+    for c in range(len(choices)):
+        cos, sin = np.empty(apart.shape[1]), np.empty(apart.shape[1])
+        for k in range(choices.shape[1]):
+            for h in range(len(cos)):
+                angle = (k - place[c, h]) * apart[c, h]
+                cos[h], sin[h] = np.cos(angle), np.sin(angle)
+            for i in range(len(units)):
+                h = units[i]
+                choices[c, k, i] = z[c, i] if h < 0 else cos[h] * z[c, i] + sin[h] * noise[c, i]
 
 
 @_compiled
@@ -62,68 +82,103 @@ def sweep_columns(columns: np.ndarray, target: np.ndarray, order: np.ndarray, ch
     across, solved = np.empty((places, units)), np.empty((places, units))
     sizes, pulls = np.empty(places), np.empty(places)
     current, mine = np.empty((rows, units)), np.empty((places, rows))
+    square, pulled = np.empty((units, units)), np.empty(units)
     for c in range(len(columns)):
         for h in range(units):
             current[:, h] = columns[c, chains.place[c, h], h]
+        np.dot(current.T, current, square)
+        np.dot(target[c], current, pulled)
+        evidence = _start(c, square, pulled, chains)
         for j in order:
             for k in range(places):
                 mine[k] = columns[c, k, j]
                 sizes[k] = np.dot(mine[k], mine[k])
                 pulls[k] = chains.prior[c, j] + np.dot(mine[k], target[c])
             np.dot(mine, current, across)
-            _choose(c, j, across, sizes, pulls, solved, chains)
+            evidence += _choose(c, j, across, sizes, pulls, solved, square, pulled, chains)
             current[:, j] = mine[chains.picked[c, j]]
+        np.dot(current.T, current, square)
+        _end(c, square, pulled, evidence, chains)
 
 
 @_compiled
 def sweep_lines(lines: Lines, order: np.ndarray, chains: Chains) -> None:
     """The same of rectified lines, whose products are differences of sums, however many rows there are."""
-    units, places = lines.slope.shape[1:]
+    places, units = lines.slope.shape[1:]
     across, solved = np.empty((places, units)), np.empty((places, units))
     sizes, pulls = np.empty(places), np.empty(places)
-    current = np.empty((8, units))
+    current, mine = np.empty((8, units)), np.empty((8, places))
+    square, pulled = np.empty((units, units)), np.empty(units)
     for c in range(len(lines.slope)):
         for h in range(units):
-            _put(lines, c, h, chains.place[c, h], current)
+            pulled[h] = _find(lines, c, chains.place[c, h], h, current, h)
+        _products_of_all(current, square)
+        evidence = _start(c, square, pulled, chains)
         for j in order:
             for k in range(places):
-                sizes[k], pull = _products(lines, c, j, k, current, across[k])
-                pulls[k] = chains.prior[c, j] + pull
-            _choose(c, j, across, sizes, pulls, solved, chains)
-            _put(lines, c, j, chains.picked[c, j], current)
+                pulls[k] = chains.prior[c, j] + _find(lines, c, k, j, mine, k)
+                sizes[k] = _products(mine, k, current, across[k])
+            evidence += _choose(c, j, across, sizes, pulls, solved, square, pulled, chains)
+            current[:, j] = mine[:, chains.picked[c, j]]
+        _products_of_all(current, square)
+        _end(c, square, pulled, evidence, chains)
 
 
 @_compiled
-def products_of_lines(lines: Lines, picked: np.ndarray, products: np.ndarray, pulls: np.ndarray) -> None:
-    """Fills in products (C, H, H) of the picked (C, H) lines with each other, and (C, H) with y."""
-    units = picked.shape[1]
-    current = np.empty((8, units))
-    for c in range(len(picked)):
-        for h in range(units):
-            _put(lines, c, h, picked[c, h], current)
-        for h in range(units):
-            _, pulls[c, h] = _products(lines, c, h, picked[c, h], current, products[c, h])
+def products_of_lines(lines: Lines, products: np.ndarray, pulls: np.ndarray) -> None:
+    """Fills in products (C, H, H) of the lines at the first place with each other, and (C, H) with y."""
+    current = np.empty((8, pulls.shape[1]))
+    for c in range(len(pulls)):
+        for h in range(pulls.shape[1]):
+            pulls[c, h] = _find(lines, c, 0, h, current, h)
+        _products_of_all(current, products[c])
 
 
 @_compiled
-def _put(lines: Lines, c: int, h: int, k: int, current: np.ndarray) -> None:
-    """Unit h is at place k now: its slope, offset, and sums of 1, x and x squared before its rows and with them."""
-    current[0, h], current[1, h] = lines.slope[c, h, k], lines.offset[c, h, k]
-    first, last = lines.first[c, h, k], lines.last[c, h, k]
+def _find(lines: Lines, c: int, k: int, h: int, found: np.ndarray, column: int) -> float:
+    """Fills in a column of found (8, ·): a line's slope and offset, and sums of 1, x and x squared before the rows
+    where it is above zero and with them; returns its product with y.
+    """
+    slope, offset, rows = lines.slope[c, k, h], lines.offset[c, k, h], len(lines.x)
+    first, last = 0, rows
+    if slope == 0.0:
+        first = 0 if offset > 0.0 else rows
+    elif slope < 0.0:
+        last = _below(lines.x, -offset / slope)
+    else:
+        first = _below(lines.x, -offset / slope)
+    before, after = lines.sums[first], lines.sums[last]
+    found[0, column], found[1, column] = slope, offset
     for i in range(3):
-        current[2 + i, h], current[5 + i, h] = lines.sums[first, i], lines.sums[last, i]
+        found[2 + i, column], found[5 + i, column] = before[i], after[i]
+    return lines.root[c] * (slope * (after[4] - before[4]) + offset * (after[3] - before[3]))
 
 
 @_compiled
-def _products(lines: Lines, c: int, j: int, k: int, current: np.ndarray, products: np.ndarray) -> tuple[float, float]:
-    """Of a unit's line with all units' (H,); returns that with itself and with y.
+def _below(x: np.ndarray, bound: float) -> int:
+    """How many of ascending x (N,) are below a bound."""
+    first, left = 0, len(x)
+    while left > 0:
+        half = (left + 1) // 2
+        first += half if x[first + half - 1] < bound else 0
+        left -= half
+    return first
+
+
+@_compiled
+def _products_of_all(current: np.ndarray, products: np.ndarray) -> None:
+    """(H, H) of all units' lines, as found (8, H), with each other."""
+    for h in range(len(products)):
+        _products(current, h, current, products[h])
+
+
+@_compiled
+def _products(mine: np.ndarray, k: int, current: np.ndarray, products: np.ndarray) -> float:
+    """Of a unit's line, in column k as found, with all units' (H,); returns that with itself.
 
     Rows are numbered by their sum of ones, and of two rows' sums the right one is chosen: looking them up takes longer.
     """
-    sums, slope, offset = lines.sums, lines.slope[c, j, k], lines.offset[c, j, k]
-    first, last = lines.first[c, j, k], lines.last[c, j, k]
-    zero, one, two = sums[first, 0], sums[first, 1], sums[first, 2]
-    zero_last, one_last, two_last = sums[last, 0], sums[last, 1], sums[last, 2]
+    slope, offset, zero, one, two, zero_last, one_last, two_last = mine[:, k]
     for h in range(len(products)):
         later, sooner = current[2, h] > zero, current[5, h] < zero_last
         count = (current[5, h] if sooner else zero_last) - (current[2, h] if later else zero)
@@ -132,21 +187,84 @@ def _products(lines: Lines, c: int, j: int, k: int, current: np.ndarray, product
         product = (slope * current[0, h] * square + (slope * current[1, h] + offset * current[0, h]) * linear
                    + offset * current[1, h] * count)
         products[h] = product if count > 0.0 else 0.0
-    size = (slope * slope * (two_last - two) + 2.0 * slope * offset * (one_last - one)
+    return (slope * slope * (two_last - two) + 2.0 * slope * offset * (one_last - one)
             + offset * offset * (zero_last - zero))
-    return size, lines.root[c] * (slope * (sums[last, 4] - sums[first, 4]) + offset * (sums[last, 3] - sums[first, 3]))
+
+
+@_compiled
+def _start(c: int, square: np.ndarray, pulled: np.ndarray, chains: Chains) -> float:
+    """The evidence at first, but for a constant.
+
+    Args:
+        square: (H, H) products of the columns with each other, in whose place the inverse of the output weights'
+            precision comes, by Gauss and Jordan's steps; those take no other pivots, for none is less than one.
+        pulled: (H,) with y; the precision times their mean afterwards.
+    """
+    evidence, row = 0.0, np.empty(len(square))
+    for p in range(len(square)):
+        square[p, p] += 1.0
+        pulled[p] += chains.prior[c, p]
+    for p in range(len(square)):
+        own = 1.0 / square[p, p]
+        evidence += 0.5 * np.log(own)
+        row[:] = square[p]  # a copy, for compilers vectorise no loop that may write into what it reads
+        row[p] = -1.0
+        square[p], square[:, p] = 0.0, 0.0
+        for i in range(len(square)):
+            share = own * row[i]
+            for h in range(len(square)):
+                square[i, h] -= share * row[h]
+    for p in range(len(square)):
+        for h in range(len(square)):
+            square[p, h] = -square[p, h]
+    for p in range(len(square)):
+        evidence += 0.5 * pulled[p] * _dot(square[p], pulled)
+    return evidence
+
+
+@_compiled
+def _end(c: int, square: np.ndarray, pulled: np.ndarray, evidence: float, chains: Chains) -> None:
+    """Draws output weights: by elimination, the noise put in on the way back.
+
+    Args:
+        square: (H, H) products of the chosen columns with each other, and
+        pulled: (H,) the precision times the weights' mean. Both to work in.
+        evidence: as it should be.
+    """
+    weights, row = chains.weights[c], np.empty(len(square))
+    for p in range(len(square)):
+        square[p, p] += 1.0
+    for p in range(len(square)):
+        own = 1.0 / square[p, p]
+        evidence -= 0.5 * (own * pulled[p] ** 2 + np.log(own))
+        row[:] = square[p]
+        for i in range(p + 1, len(square)):
+            share = own * row[i]
+            pulled[i] -= share * pulled[p]
+            for h in range(len(square)):
+                square[i, h] -= share * row[h]
+    for p in range(len(square) - 1, -1, -1):
+        own, total = 1.0 / square[p, p], pulled[p]
+        for h in range(p + 1, len(square)):
+            total -= square[p, h] * weights[h]
+        weights[p] = own * total + np.sqrt(own) * chains.white[c, p]
+    chains.rounding[c] = -evidence
 
 
 @_compiled
 def _choose(c: int, j: int, across: np.ndarray, sizes: np.ndarray, pulls: np.ndarray, solved: np.ndarray,
-            chains: Chains) -> None:
+            inverse: np.ndarray, pulled: np.ndarray, chains: Chains) -> float:
     """Unit j's choice, by products (K, H) of its columns with the units', with themselves (K,), and with y (K,).
 
     Args:
         solved: (K, H) to work in.
+        inverse: (H, H) of the output weights' precision, and
+        pulled: (H,) that precision times their mean: both are kept up to date.
+
+    Returns:
+        The evidence that was gained.
     """
-    inverse, pulled, luck = chains.inverse[c], chains.pulled[c], chains.luck[c, j]
-    own, before = 1.0 / inverse[j, j], chains.place[c, j]
+    luck, own, before = chains.luck[c, j], 1.0 / inverse[j, j], chains.place[c, j]
     chosen, highest, left, chosen_height, height_before = before, -np.inf, 1.0, 0.0, 0.0
     np.dot(across, inverse, solved)
     known = own * _dot(inverse[j], pulled)
@@ -160,9 +278,9 @@ def _choose(c: int, j: int, across: np.ndarray, sizes: np.ndarray, pulls: np.nda
             height_before = height
         if height + luck[k] > highest:
             chosen, highest, left, chosen_height = k, height + luck[k], rest, height
-    chains.gained[c] += chosen_height - height_before
     chains.picked[c, j], pulled[j] = chosen, pulls[chosen]
     _exchange(inverse, j, solved[chosen], 1.0 / left)
+    return chosen_height - height_before
 
 
 @_compiled
