@@ -30,10 +30,11 @@ NUM_CHAINS, PLACES, TURNS = 64, 6, 5
 TEXT = """# Time of sweeps over hidden units
 
 A sweep gives each of 32 hidden units a choice among {places} places, unit after unit, in {chains} chains of a
-regression network (`posteria/models/hidden_units.py`). Three ways of its inner part, given what the units would put
-into the regression, all with the same choices: tensor operations, as one would write them first; compiled loops over
-columns that are written out; and, with one feature, compiled loops over sums (`posteria/models/unit_columns.py`).
-Beside them a whole sweep, columns, draws of output weights and all, and the gradients of {chains} chains.
+regression network (`posteria/models/hidden_units.py`), and then draws output weights. Three ways of that, given what
+units would put into the regression, all with the same choices and draws: tensor operations, as one would write them
+first; compiled loops over columns that are written out; and, with one feature, compiled loops over sums
+(`posteria/models/unit_columns.py`). Beside them a whole sweep, with random numbers and what units would put into the
+regression, and the gradients of {chains} chains.
 
     python benchmarks/units/bench.py
 
