@@ -78,10 +78,10 @@ def turn(z: np.ndarray, noise: np.ndarray, apart: np.ndarray, place: np.ndarray,
 @_compiled
 def sweep_columns(columns: np.ndarray, target: np.ndarray, order: np.ndarray, chains: Chains) -> None:
     """Of columns (C, K, H, N) for targets (C, N), in an order (H,) of units."""
-    places, units, rows = columns.shape[1:]
-    across, solved = np.empty((places, units)), np.empty((places, units))
-    sizes, pulls = np.empty(places), np.empty(places)
-    current, mine = np.empty((rows, units)), np.empty((places, rows))
+    others, units, rows = columns.shape[1] - 1, columns.shape[2], columns.shape[3]
+    across, solved = np.empty((others, units)), np.empty((others, units))
+    sizes, pulls = np.empty(others), np.empty(others)
+    current, mine = np.empty((rows, units)), np.empty((others, rows))
     square, pulled = np.empty((units, units)), np.empty(units)
     for c in range(len(columns)):
         for h in range(units):
@@ -90,13 +90,15 @@ def sweep_columns(columns: np.ndarray, target: np.ndarray, order: np.ndarray, ch
         np.dot(target[c], current, pulled)
         evidence = _start(c, square, pulled, chains)
         for j in order:
-            for k in range(places):
-                mine[k] = columns[c, k, j]
-                sizes[k] = np.dot(mine[k], mine[k])
-                pulls[k] = chains.prior[c, j] + np.dot(mine[k], target[c])
+            for i in range(others):
+                mine[i] = columns[c, _other(i, chains.place[c, j]), j]
+                sizes[i] = np.dot(mine[i], mine[i])
+                pulls[i] = chains.prior[c, j] + np.dot(mine[i], target[c])
             np.dot(mine, current, across)
-            evidence += _choose(c, j, across, sizes, pulls, solved, square, pulled, chains)
-            current[:, j] = mine[chains.picked[c, j]]
+            gained, chosen = _choose(c, j, across, sizes, pulls, solved, square, pulled, chains)
+            evidence += gained
+            if chosen >= 0:
+                current[:, j] = mine[chosen]
         np.dot(current.T, current, square)
         _end(c, square, pulled, evidence, chains)
 
@@ -104,10 +106,10 @@ def sweep_columns(columns: np.ndarray, target: np.ndarray, order: np.ndarray, ch
 @_compiled
 def sweep_lines(lines: Lines, order: np.ndarray, chains: Chains) -> None:
     """The same of rectified lines, whose products are differences of sums, however many rows there are."""
-    places, units = lines.slope.shape[1:]
-    across, solved = np.empty((places, units)), np.empty((places, units))
-    sizes, pulls = np.empty(places), np.empty(places)
-    current, mine = np.empty((8, units)), np.empty((8, places))
+    others, units = lines.slope.shape[1] - 1, lines.slope.shape[2]
+    across, solved = np.empty((others, units)), np.empty((others, units))
+    sizes, pulls = np.empty(others), np.empty(others)
+    current, mine = np.empty((8, units)), np.empty((8, others))
     square, pulled = np.empty((units, units)), np.empty(units)
     for c in range(len(lines.slope)):
         for h in range(units):
@@ -115,11 +117,13 @@ def sweep_lines(lines: Lines, order: np.ndarray, chains: Chains) -> None:
         _products_of_all(current, square)
         evidence = _start(c, square, pulled, chains)
         for j in order:
-            for k in range(places):
-                pulls[k] = chains.prior[c, j] + _find(lines, c, k, j, mine, k)
-                sizes[k] = _products(mine, k, current, across[k])
-            evidence += _choose(c, j, across, sizes, pulls, solved, square, pulled, chains)
-            current[:, j] = mine[:, chains.picked[c, j]]
+            for i in range(others):
+                pulls[i] = chains.prior[c, j] + _find(lines, c, _other(i, chains.place[c, j]), j, mine, i)
+                sizes[i] = _products(mine, i, current, across[i])
+            gained, chosen = _choose(c, j, across, sizes, pulls, solved, square, pulled, chains)
+            evidence += gained
+            if chosen >= 0:
+                current[:, j] = mine[:, chosen]
         _products_of_all(current, square)
         _end(c, square, pulled, evidence, chains)
 
@@ -252,35 +256,44 @@ def _end(c: int, square: np.ndarray, pulled: np.ndarray, evidence: float, chains
 
 
 @_compiled
+def _other(i: int, before: int) -> int:
+    """The place that is the ith of those but one."""
+    return i if i < before else i + 1
+
+
+@_compiled
 def _choose(c: int, j: int, across: np.ndarray, sizes: np.ndarray, pulls: np.ndarray, solved: np.ndarray,
-            inverse: np.ndarray, pulled: np.ndarray, chains: Chains) -> float:
-    """Unit j's choice, by products (K, H) of its columns with the units', with themselves (K,), and with y (K,).
+            inverse: np.ndarray, pulled: np.ndarray, chains: Chains) -> tuple[float, int]:
+    """Unit j's choice, by products (K - 1, H) of its columns at other places with the units', with themselves (K - 1,),
+    and with y (K - 1,).
 
     Args:
-        solved: (K, H) to work in.
+        solved: (K - 1, H) to work in.
         inverse: (H, H) of the output weights' precision, and
         pulled: (H,) that precision times their mean: both are kept up to date.
 
     Returns:
-        The evidence that was gained.
+        The evidence that was gained, and the number of the choice among other places, or -1.
     """
     luck, own, before = chains.luck[c, j], 1.0 / inverse[j, j], chains.place[c, j]
-    chosen, highest, left, chosen_height, height_before = before, -np.inf, 1.0, 0.0, 0.0
-    np.dot(across, inverse, solved)
     known = own * _dot(inverse[j], pulled)
-    for k in range(len(across)):
+    height_before = 0.5 * (known * known / own - np.log(own))
+    chosen, highest, left, chosen_height = -1, height_before + luck[before], own, height_before
+    np.dot(across, inverse, solved)
+    for i in range(len(across)):
         # With the inverse of the other units' precision, in which this unit's row and column are zero.
-        explained = _dot(solved[k], across[k]) - own * solved[k, j] ** 2
-        expected = _dot(solved[k], pulled) - known * solved[k, j]
-        rest = 1.0 + sizes[k] - explained
-        height = 0.5 * ((pulls[k] - expected) ** 2 / rest - np.log(rest))
-        if k == before:
-            height_before = height
+        explained, expected = 0.0, -known * solved[i, j]
+        for h in range(len(inverse)):
+            explained += solved[i, h] * across[i, h]
+            expected += solved[i, h] * pulled[h]
+        rest = 1.0 + sizes[i] - explained + own * solved[i, j] ** 2
+        height, k = 0.5 * ((pulls[i] - expected) ** 2 / rest - np.log(rest)), _other(i, before)
         if height + luck[k] > highest:
-            chosen, highest, left, chosen_height = k, height + luck[k], rest, height
-    chains.picked[c, j], pulled[j] = chosen, pulls[chosen]
-    _exchange(inverse, j, solved[chosen], 1.0 / left)
-    return chosen_height - height_before
+            chosen, highest, left, chosen_height = i, height + luck[k], rest, height
+    if chosen >= 0:
+        chains.picked[c, j], pulled[j] = _other(chosen, before), pulls[chosen]
+        _exchange(inverse, j, solved[chosen], 1.0 / left)
+    return chosen_height - height_before, chosen
 
 
 @_compiled
