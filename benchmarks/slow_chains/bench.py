@@ -34,15 +34,17 @@ def main() -> None:
     """Print the errors of trusted answers."""
     first = {"type": int, "default": 0, "help": f"number of the first of {TOGETHER} datasets, a multiple of it"}
     longest = {"type": int, "default": 4 * LENGTHS[-1], "help": "draws kept per chain"}
-    asked = asked_for(__doc__, {"--first": first, "--longest": longest})
+    only = {"type": int, "nargs": "+", "help": "numbers of the datasets to compare; all with a trusted label otherwise"}
+    asked = asked_for(__doc__, {"--first": first, "--longest": longest, "--only": only})
     estimator, shifted = posed(asked)
     rows = shifted[asked.first:asked.first + TOGETHER]
     refined = estimator.posterior(rows).refine(num_draws=SIZE.num_draws, seed=SEED)
     trusted = refined.trusted.nonzero()[:, 0].tolist()
     say(f"{asked.shift} from {asked.first} on: {len(trusted)} of {len(rows)} trusted")
     for place, number in enumerate(trusted):
-        answer = refined.posterior[number]
-        say(f"{asked.first + number}: {compared(answer, SEED + asked.first + place, asked.longest)}")
+        if asked.only is None or asked.first + number in asked.only:
+            found = compared(refined.posterior[number], SEED + asked.first + place, asked.longest)
+            say(f"{asked.first + number}: {found}")
 
 
 def asked_for(description: str | None, own: Mapping[str, Mapping[str, Any]]) -> argparse.Namespace:
