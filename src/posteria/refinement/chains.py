@@ -18,6 +18,7 @@ from posteria.metrics.convergence import ess_bulk
 from posteria.refinement.accuracy import Accuracy
 from posteria.refinement.modes import Modes
 from posteria.refinement.problem import Counted, Problem
+from posteria.refinement.transient import left_to_go
 from posteria.refinement.weights import LARGEST_LOG_DENSITY
 
 MAX_R_HAT = 1.01
@@ -32,6 +33,9 @@ _STRETCHES, _NEARLY = (1, 2, 4), 1.03
 # for one more look (the longest apart), for of several looks the first to pass does so by luck at times. From the third
 # look on they stop where effective draws that grow by such a factor with every further look would not be enough.
 _OWN_WARMUP, _OWN_SHARE, _OWN_STRETCHES, _THIRD, _GROWTH = 320, 0.4, (1, 2, 4, 8, 16, 32), 3, 1.8
+# And they are still on their way where the log joint has more left to go than such a share of the error that a mean may
+# have: means of predictions had about as much left, or up to twice as much.
+_MOST_LEFT = 0.5
 # Two rounds that leave superchains further apart than this are not for lack of time: they sit in different modes.
 _HOPELESS = 1.1
 # Chains are still on their way in where a mean of their first fifth, that of the log joint included, is further than so
@@ -72,7 +76,7 @@ class ChainRun:
         z: (B, C S, P) draws of all chains.
         r_hat: (B,) largest nested R-hat of the quantities and of the log joint.
         ess: (B,) smallest effective sample size of the quantities and their squares.
-        steady: (B,) bool: the first draws are like the last.
+        steady: (B,) bool: the first draws are like the last, and chains of own moves have little left to go.
         known: (B,) bool: log densities are not too large for rounding.
         converged: (B,) bool: both, R-hat below 1.01, and enough draws for the target.
         evaluations: (B,) long, gradients per dataset.
@@ -200,7 +204,9 @@ def own_looks(problem: Problem, starts: Tensor, target: Accuracy, generator: tor
             z = moves(z, generator)
             drawn.append(z)
         run = _judged(problem, torch.stack(drawn[-length:][stretch - 1::stretch], 2), target)
-        yield replace(run, evaluations=torch.full_like(run.evaluations, int(len(drawn) * price)))
+        there = left_to_go(problem.density, drawn, length).abs() < _MOST_LEFT * target.mean
+        yield replace(run, steady=run.steady & there, converged=run.converged & there,
+                      evaluations=torch.full_like(run.evaluations, int(len(drawn) * price)))
 
 
 def _own_run(problem: Problem, starts: Tensor, target: Accuracy, generator: torch.Generator) -> ChainRun:
