@@ -155,7 +155,7 @@ def test_own_moves_that_pass_once_by_luck_are_not_believed(which: int, monkeypat
 
 def test_own_moves_forget_where_they_came_from() -> None:
     """Warm-up ends on the way in; what was drawn there is dropped."""
-    done, _ = own_run(0.9, start=40.0)
+    done, _ = own_run(0.9, start=4_000.0)
     assert done.converged.all()
     assert (done.z.mean(1).abs() < 4.0 * done.ess.rsqrt()).all()
 

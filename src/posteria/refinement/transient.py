@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 # The line is fitted to means of stretches, each so many times as long as the one before, from such a share of the time
-# on: what is gone by then says nothing of what is left. So many sweeps of each are looked at.
-_FIRST, _LONGER, _SWEEPS = 1 / 32, 1.5, 8
+# on: what is gone by then says nothing of what is left, nor do means so many sds away. So many sweeps of each are
+# looked at.
+_FIRST, _LONGER, _FAR, _SWEEPS = 1 / 32, 1.5, 3.0, 8
 
 
 def left_to_go(height: Callable[[Tensor], Tensor], drawn: Sequence[Tensor], length: int) -> Tensor:
@@ -40,8 +41,9 @@ def left_to_go(height: Callable[[Tensor], Tensor], drawn: Sequence[Tensor], leng
         means.append(of_chains.mean(1))
         errors.append(of_chains.std(1) / chains**0.5)
         places.append(slowness[some].mean())
-    slope = _slope(torch.stack(places)[:, None], torch.stack(means), torch.stack(errors))
-    left = slope * slowness[total - length:].mean() / last.flatten(1).std(1)
+    y, sd = torch.stack(means), last.flatten(1).std(1)
+    weights = torch.where((y - y[-1]).abs() < _FAR * sd, torch.stack(errors).square().reciprocal(), 0.0)
+    left = _slope(torch.stack(places)[:, None], y, weights) * slowness[total - length:].mean() / sd
     return left.nan_to_num(torch.inf, torch.inf, torch.inf)
 
 
@@ -53,8 +55,7 @@ def _stretches(total: int) -> list[tuple[int, int]]:
     return list(zip(edges, [*edges[1:-1], total], strict=False))
 
 
-def _slope(x: Tensor, y: Tensor, errors: Tensor) -> Tensor:
-    """(B,) of the line through points x (K, 1) and y (K, B) with standard errors (K, B)."""
-    weights = errors.square().reciprocal()
+def _slope(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+    """(B,) of the line through points x (K, 1) and y (K, B) with weights (K, B)."""
     middle = (weights * x).sum(0) / weights.sum(0)
     return (weights * (x - middle) * y).sum(0) / (weights * (x - middle).square()).sum(0)
