@@ -15,6 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from posteria.bench.samplers import Moments
 from posteria.bench.scales import SCALES
 from posteria.bench.trust_accuracy import Reference, errors_of
 from posteria.bench.trust_bench import SIZES, TrustCell
@@ -74,10 +77,16 @@ def compared(answer: Posterior, seed: int, longest: int) -> str:
     began = time.perf_counter()
     lengths = [2**k for k in range(6, 30) if 2**k <= longest]
     moments, usable, _ = unit_moments(answer.model, answer.dataset, QUANTITIES, SIZE.min_ess, seed, lengths)
-    errors = errors_of(answer, Reference(moments, usable, exact=False), QUANTITIES, SIZE.num_draws)
-    found = (f"mean {errors.mean.item():.3f} sd off, sds times {errors.narrowest.item():.3f} to "
-             f"{errors.widest.item():.3f}" if usable.all() else "no reference")
+    found = off(answer, moments) if usable.all() else "no reference"
     return f"{found} ({time.perf_counter() - began:.0f} s)"
+
+
+def off(answer: Posterior, moments: Moments) -> str:
+    """The errors of one answer."""
+    known = Reference(moments, torch.ones(1, dtype=torch.bool), exact=False)
+    errors = errors_of(answer, known, QUANTITIES, SIZE.num_draws)
+    return (f"mean {errors.mean.item():.3f} sd off, sds times {errors.narrowest.item():.3f} to "
+            f"{errors.widest.item():.3f}")
 
 
 if __name__ == "__main__":

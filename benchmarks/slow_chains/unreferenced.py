@@ -15,9 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench import CASE, COUNT, QUANTITIES, SEED, SIZE, asked_for, posed, say
+from bench import CASE, COUNT, QUANTITIES, SEED, SIZE, asked_for, off, posed, say
 from posteria.bench.scales import SCALES
-from posteria.bench.trust_accuracy import Reference, errors_of
 from posteria.bench.trust_bench import TrustCell
 from posteria.bench.trust_units import unit_moments
 from posteria.bench.workspace import Workspace
@@ -31,17 +30,22 @@ def main() -> None:
     """Print the errors of some."""
     count = {"type": int, "default": 20, "help": "how many to take"}
     length = {"type": int, "default": 8_192, "help": "draws kept per chain, after as many"}
-    asked = asked_for(__doc__, {"--count": count, "--length": length})
-    numbers = unreferenced(asked.runs, asked.shift)
-    say(f"{asked.shift}: {len(numbers)} trusted without a reference: {numbers.tolist()}")
+    only = {"type": int, "nargs": "+", "help": "numbers of other datasets to take, such as those of earlier versions"}
+    asked = asked_for(__doc__, {"--count": count, "--length": length, "--only": only})
     estimator, shifted = posed(asked)
-    for number in numbers[torch.randperm(len(numbers), generator=generator_for(SEED))][:asked.count].tolist():
+    for number in asked.only or some(unreferenced(asked.runs, asked.shift), asked.count):
         began = time.perf_counter()
         refined = estimator.posterior(shifted[number:number + 1]).refine(num_draws=SIZE.num_draws, seed=SEED + number)
         found = "failed"
         if refined.trusted.all():
             found = compared(refined.posterior, REFERENCE_SEED + number, asked.length)
         say(f"{number}: {found} ({time.perf_counter() - began:.0f} s)")
+
+
+def some(numbers: Tensor, count: int) -> list[int]:
+    """A few of them, at random."""
+    say(f"{len(numbers)} trusted without a reference: {numbers.tolist()}")
+    return numbers[torch.randperm(len(numbers), generator=generator_for(SEED))][:count].tolist()
 
 
 def unreferenced(runs: Path, shift: str) -> Tensor:
@@ -56,9 +60,7 @@ def unreferenced(runs: Path, shift: str) -> Tensor:
 def compared(answer: Posterior, seed: int, length: int) -> str:
     """How far one answer is off, and whether the chains agree with each other that say so."""
     moments, agree, _ = unit_moments(answer.model, answer.dataset, QUANTITIES, SIZE.min_ess, seed, (length,))
-    errors = errors_of(answer, Reference(moments, torch.ones_like(agree), exact=False), QUANTITIES, SIZE.num_draws)
-    return (f"mean {errors.mean.item():.3f} sd off, sds times {errors.narrowest.item():.3f} to "
-            f"{errors.widest.item():.3f}, chains {'agree' if agree.all() else 'do not agree'}")
+    return f"{off(answer, moments)}, chains {'agree' if agree.all() else 'do not agree'}"
 
 
 if __name__ == "__main__":
