@@ -1,6 +1,6 @@
 """Time of a sweep over the hidden units of 64 chains: compiled, against tensor operations, and against gradients.
 
-    python benchmarks/units/bench.py          # half a minute; writes README.md
+    OMP_NUM_THREADS=1 python benchmarks/units/bench.py          # half a minute; writes README.md
 
 Milliseconds of processor time of one thread, the least of five turns that alternate in one process.
 """
@@ -36,7 +36,7 @@ first; compiled loops over columns that are written out; and, with one feature, 
 (`posteria/models/unit_columns.py`). Beside them a whole sweep, with random numbers and what units would put into the
 regression, and the gradients of {chains} chains.
 
-    python benchmarks/units/bench.py
+    OMP_NUM_THREADS=1 python benchmarks/units/bench.py
 
 Milliseconds of processor time, one thread, {processor}, torch {torch}.
 

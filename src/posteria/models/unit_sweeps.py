@@ -279,7 +279,7 @@ def _choose(c: int, j: int, across: np.ndarray, sizes: np.ndarray, pulls: np.nda
     known = own * _dot(inverse[j], pulled)
     height_before = 0.5 * (known * known / own - np.log(own))
     chosen, highest, left, chosen_height = -1, height_before + luck[before], own, height_before
-    np.dot(across, inverse, solved)
+    _times(across, inverse, solved)
     for i in range(len(across)):
         # With the inverse of the other units' precision, in which this unit's row and column are zero.
         explained, expected = 0.0, -known * solved[i, j]
@@ -294,6 +294,25 @@ def _choose(c: int, j: int, across: np.ndarray, sizes: np.ndarray, pulls: np.nda
         chains.picked[c, j], pulled[j] = _other(chosen, before), pulls[chosen]
         _exchange(inverse, j, solved[chosen], 1.0 / left)
     return chosen_height - height_before, chosen
+
+
+@_compiled
+def _times(rows: np.ndarray, square: np.ndarray, products: np.ndarray) -> None:
+    """Rows (K, H) times a symmetric matrix (H, H), four sums at a time: for so few numbers a library takes longer."""
+    whole = len(square) // 4 * 4
+    for i in range(len(rows)):
+        for h in range(0, whole, 4):
+            first = second = third = fourth = 0.0
+            for k in range(len(square)):
+                value = rows[i, k]
+                first += value * square[h, k]
+                second += value * square[h + 1, k]
+                third += value * square[h + 2, k]
+                fourth += value * square[h + 3, k]
+            products[i, h], products[i, h + 1] = first, second
+            products[i, h + 2], products[i, h + 3] = third, fourth
+        for h in range(whole, len(square)):
+            products[i, h] = _dot(rows[i], square[h])
 
 
 @_compiled
