@@ -298,7 +298,7 @@ def _choose(c: int, j: int, across: np.ndarray, sizes: np.ndarray, pulls: np.nda
 
 @_compiled
 def _times(rows: np.ndarray, square: np.ndarray, products: np.ndarray) -> None:
-    """Rows (K, H) times a symmetric matrix (H, H), four sums at a time: for so few numbers a library takes longer."""
+    """Rows (K, H) times a symmetric matrix (H, H), four sums at a time: a library takes longer, but for a few units."""
     whole = len(square) // 4 * 4
     for i in range(len(rows)):
         for h in range(0, whole, 4):
